@@ -1,0 +1,190 @@
+"""Oracles: the only way to a black box. They clamp, chunk, place, count and check.
+
+Shapes: N images asked, C x H x W pixels, K classes.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from zeroth.oracles.scores import (
+    Output,
+    VictimError,
+    check_declared,
+    check_output,
+    check_scores,
+    name_of,
+    to_log_probabilities,
+)
+
+# Measured: on CPU larger batches fall out of the cache and are slower; a GPU wants thousands of small images.
+MAX_BATCH = {"cpu": 128, "cuda": 4096}
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Run float32 products and convolutions without TF32: its rounding swamps differences of queries at small mu."""
+    matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = convolution
+
+
+class QueryCapError(RuntimeError):
+    """An oracle was asked for more images than its ``max_queries``."""
+
+
+class Oracle(ABC):
+    """A black box that answers images in [0, 1], counted and capped.
+
+    Args:
+        model: any callable images (N, C, H, W) -> scores (N, K): a module in eval mode, an ONNX session, an HTTP
+            client.
+        output: what the scores are; checked on the first answer.
+        max_batch: largest batch the model is asked at once; default 128 on CPU, 4,096 on a GPU.
+        max_queries: cap on the images answered over all calls, None for none.
+        device: where the model wants its images; default that of its parameters, else the CPU.
+        clamp: clamp images to [0, 1] before they are asked. Off only where noise on top of pixels is meant (smoothing).
+
+    Raises:
+        ValueError: a bad option, or a module whose dropout or batch norm is in training mode.
+    """
+
+    def __init__(
+        self,
+        model: Callable[[Tensor], Any],
+        *,
+        output: Output = "logits",
+        max_batch: int | None = None,
+        max_queries: int | None = None,
+        device: torch.device | str | None = None,
+        clamp: bool = True,
+    ) -> None:
+        if not callable(model):
+            raise ValueError(f"model must be callable on images, got {type(model).__name__}")
+        check_output(output)
+        for field, value in (("max_batch", max_batch), ("max_queries", max_queries)):
+            if value is not None and value < 1:
+                raise ValueError(f"{field} must be at least 1 or None, got {value}")
+        if isinstance(model, nn.Module) and any(
+            m.training and isinstance(m, _BatchNorm | _DropoutNd) for m in model.modules()
+        ):
+            raise ValueError(
+                f"model {name_of(model)} has dropout or batch norm in training mode, so its answers would be random: "
+                "call model.eval() first"
+            )
+        self.model, self.output, self.clamp = model, output, clamp
+        if device is None:
+            parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+            device = "cpu" if parameter is None else parameter.device
+        self.device = torch.device(device)
+        self.max_batch = max_batch or MAX_BATCH.get(self.device.type, MAX_BATCH["cuda"])
+        self.max_queries = max_queries
+        self.queries = 0
+        self.num_classes: int | None = None
+
+    @property
+    def remaining(self) -> int | None:
+        """Images that may still be asked under ``max_queries``; None without a cap."""
+        return None if self.max_queries is None else self.max_queries - self.queries
+
+    def count(self, images: int) -> None:
+        """Enter answered images in the books; a trial does so too for answers its journal replays."""
+        if self.remaining is not None and images > self.remaining:
+            raise QueryCapError(
+                f"query cap max_queries={self.max_queries} reached: "
+                f"{self.queries} images were answered, {images} more were asked"
+            )
+        self.queries += images
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Place images (N, C, H, W) on the device as float32, clamped to [0, 1]."""
+        images = images.to(self.device, torch.float32)
+        return images.clamp(0, 1) if self.clamp else images
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Answer images (N, C, H, W), in chunks of ``max_batch``, every one counted."""
+        if images.ndim != 4 or len(images) == 0:
+            raise ValueError(f"images must have shape (N >= 1, C, H, W), got {tuple(images.shape)}")
+        return torch.cat([self.answer(self.prepare(part)) for part in images.split(self.max_batch)])
+
+    def answer(self, batch: Tensor) -> Tensor:
+        """Answer one prepared batch: one forward of the model, counted."""
+        self.count(len(batch))
+        # no_grad and not inference_mode: inference tensors cannot be saved for a later backward (the autograd bridge).
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False), exact_float32():
+            return self.read(self.model(batch), len(batch))
+
+    @abstractmethod
+    def read(self, scores: Any, images: int) -> Tensor:
+        """Turn what the model returned for ``images`` images into this oracle's answers."""
+
+    def _check(self, scores: Any, images: int, declared: bool = True) -> Tensor:
+        scores = check_scores(scores, images, self.num_classes, self.model)
+        if self.num_classes is None:
+            if declared:
+                check_declared(scores.detach(), self.output, self.model)
+            self.num_classes = scores.shape[1]
+        return scores
+
+
+class ScoreOracle(Oracle):
+    """Answers log-probabilities (N, K), float32."""
+
+    def read(self, scores: Any, images: int) -> Tensor:
+        """See :class:`Oracle`."""
+        return to_log_probabilities(self._check(scores, images), self.output).to(self.device)
+
+
+class LabelOracle(Oracle):
+    """Answers labels (N,), int64: the arg max of the scores, or the labels that the model itself returns."""
+
+    def read(self, scores: Any, images: int) -> Tensor:
+        """See :class:`Oracle`."""
+        labels = torch.as_tensor(scores)
+        if labels.ndim == 1 and len(labels) == images and not labels.is_floating_point():
+            return labels.to(self.device, torch.int64)
+        # Any kind of score has the same arg max, so what was declared does not matter here.
+        return self._check(scores, images, declared=False).argmax(1).to(self.device)
+
+
+class GradientOracle(ScoreOracle):
+    """White-box access: log-probabilities, and the gradient of an objective of them. One query either way."""
+
+    def differentiate(self, images: Tensor, objective: Callable[[Tensor, slice], Tensor]) -> tuple[Tensor, Tensor]:
+        """Answer images and the gradient of an objective, in chunks of ``max_batch``, each image one query.
+
+        Args:
+            images: (N, C, H, W).
+            objective: called for each chunk with its log-probabilities (n, K) and its slice of the N images; returns
+                (n,), one value an image.
+
+        Returns:
+            log-probabilities (N, K) and gradients (N, C, H, W).
+        """
+        answers, gradients = [], []
+        for start in range(0, len(images), self.max_batch):
+            part = slice(start, min(start + self.max_batch, len(images)))
+            batch = self.prepare(images[part]).detach().requires_grad_()
+            self.count(len(batch))
+            with torch.enable_grad(), torch.autocast(self.device.type, enabled=False), exact_float32():
+                got = self.read(self.model(batch), len(batch))
+                if not got.requires_grad:
+                    raise VictimError(
+                        f"victim {name_of(self.model)} returned scores without a gradient: "
+                        "a GradientOracle needs a differentiable model"
+                    )
+                (gradient,) = torch.autograd.grad(objective(got, part).sum(), batch)
+            answers.append(got.detach())
+            gradients.append(gradient)
+        return torch.cat(answers), torch.cat(gradients)

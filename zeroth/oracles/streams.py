@@ -1,0 +1,63 @@
+"""Random draws that belong to an image, not to the batch it happens to be in.
+
+Shapes: B images, n of them drawn for at a time.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class ImageStreams:
+    """One random stream an image, keyed by the seed and the image's index in its dataset.
+
+    What image i draws depends on (seed, index of i, what i drew before) alone: not on batch size, on its neighbours or
+    on the number of devices. It is the same on every run on the same kind of device; CPU and CUDA generators differ.
+
+    Args:
+        seed: >= 0.
+        indices: (B,) dataset indices, >= 0.
+        device: where the draws are made.
+    """
+
+    def __init__(self, seed: int, indices: Tensor | Sequence[int], device: torch.device | str = "cpu") -> None:
+        keys = torch.as_tensor(indices).tolist()
+        if seed < 0:
+            raise ValueError(f"seed must be >= 0, got {seed}")
+        if keys and min(keys) < 0:
+            raise ValueError(f"indices must be dataset indices >= 0, got {min(keys)}")
+        self.seed, self.device = seed, torch.device(device)
+        self._keys: list[int] = keys
+        self._generators: list[torch.Generator | None] = [None] * len(keys)
+
+    def generator(self, row: int) -> torch.Generator:
+        """Return the stream of one image; made at its first use, since most images of a batch may never draw."""
+        generator = self._generators[row]
+        if generator is None:
+            state = np.random.SeedSequence([self.seed, self._keys[row]]).generate_state(1, np.uint64)
+            generator = torch.Generator(self.device).manual_seed(int(state[0]))
+            self._generators[row] = generator
+        return generator
+
+    def randn(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Draw standard normal numbers, (n, *shape)."""
+        out = torch.empty(len(rows), *shape, device=self.device)
+        for block, row in zip(out, rows.tolist(), strict=True):
+            block.normal_(generator=self.generator(row))
+        return out
+
+    def rand(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Draw numbers uniform on [0, 1), (n, *shape)."""
+        out = torch.empty(len(rows), *shape, device=self.device)
+        for block, row in zip(out, rows.tolist(), strict=True):
+            block.uniform_(generator=self.generator(row))
+        return out
+
+    def sphere(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Draw Q directions uniform on the unit l_2 sphere, (n, *shape); shape is (Q, *shape of a direction)."""
+        draws = self.randn(rows, shape)
+        return draws / torch.linalg.vector_norm(draws.flatten(2), dim=2).clamp_min(1e-12).reshape(
+            *draws.shape[:2], *[1] * (draws.ndim - 2)
+        )
