@@ -1,0 +1,34 @@
+"""What every gradient estimator promises.
+
+Shapes: B problems, Q evaluations of each, d coordinates.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from torch import Tensor
+
+Function = Callable[[Tensor], Tensor]  # (B, Q, d) points -> (B, Q) values
+Draw = Callable[[tuple[int, ...]], Tensor]  # shape -> (B, *shape) standard normal numbers
+
+
+class Estimator(ABC):
+    """Estimates the gradient of a batch of functions from their values alone."""
+
+    @abstractmethod
+    def queries(self, dimension: int) -> int:
+        """Return the evaluations of one estimate, the value at the point itself included where it is needed."""
+
+    @abstractmethod
+    def __call__(self, f: Function, x: Tensor, *, value: Tensor | None = None, draw: Draw | None = None) -> Tensor:
+        """Estimate the gradient of ``f`` at ``x``.
+
+        Args:
+            f: values (B, Q) at points (B, Q, d); row b is the b-th function.
+            x: (B, d) float32.
+            value: (B,) f(x) where it is known already; saves one evaluation where the estimator needs it.
+            draw: source of standard normal numbers, (B, *shape) for a shape; default torch's global generator.
+
+        Returns:
+            (B, d) gradients.
+        """

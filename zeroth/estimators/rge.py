@@ -1,0 +1,64 @@
+"""Randomized gradient estimation.
+
+Shapes: B problems, q directions, d coordinates.
+"""
+
+import torch
+from torch import Tensor
+
+from zeroth.estimators.directions import Distribution, combine, random_directions
+from zeroth.estimators.estimator import Draw, Estimator, Function
+
+
+class RGE(Estimator):
+    r"""Randomized gradient estimate (ZO-AE-DS eq. 3; ZO-NGD eq. 16).
+
+    .. math:: \hat g = \frac{\phi}{q} \sum_{i=1}^q \frac{f(x + \mu u_i) - f(x)}{\mu} u_i
+
+    with :math:`\phi = d` for directions uniform on the unit sphere and 1 for standard normal ones; antithetic pairs
+    take :math:`(f(x + \mu u) - f(x - \mu u)) / 2\mu` instead. On a quadratic with gradient g and
+    Hessian A both are unbiased; with spherical directions the total variance is
+
+    .. math:: \frac1q \left((d - 1)\|g\|^2 + \frac{\mu^2 d}{4 (d + 2)} (\mathrm{tr}^2 A + 2\, \mathrm{tr} A^2)\right)
+
+    and antithetic pairs drop its second term.
+
+    Args:
+        q: directions.
+        mu: step of the difference, in the units of x.
+        distribution: "sphere" or "gaussian".
+        antithetic: two evaluations a direction and none at x.
+    """
+
+    def __init__(self, *, q: int, mu: float, distribution: Distribution = "sphere", antithetic: bool = False) -> None:
+        if q < 1:
+            raise ValueError(f"q must be at least 1 direction, got {q}")
+        if not mu > 0:
+            raise ValueError(f"mu must be > 0, got {mu}")
+        if distribution not in ("sphere", "gaussian"):
+            raise ValueError(f"distribution must be 'sphere' or 'gaussian', got {distribution!r}")
+        self.q, self.mu, self.distribution, self.antithetic = q, mu, distribution, antithetic
+
+    def queries(self, dimension: int) -> int:
+        """Return q + 1, or 2 q for antithetic pairs."""
+        return 2 * self.q if self.antithetic else self.q + 1
+
+    def __call__(self, f: Function, x: Tensor, *, value: Tensor | None = None, draw: Draw | None = None) -> Tensor:
+        """See :class:`Estimator`."""
+        batch, dimension = x.shape
+        if draw is None:
+
+            def draw(shape: tuple[int, ...]) -> Tensor:
+                return torch.randn(batch, *shape, device=x.device, dtype=x.dtype)
+
+        u = random_directions(draw, self.q, (dimension,), self.distribution)
+        center = x.unsqueeze(1)
+        if self.antithetic:
+            values = f(torch.cat([center + self.mu * u, center - self.mu * u], 1)).unflatten(1, (2, self.q))
+            slopes = (values[:, 0] - values[:, 1]) / (2 * self.mu)
+        elif value is None:
+            values = f(torch.cat([center, center + self.mu * u], 1))
+            slopes = (values[:, 1:] - values[:, :1]) / self.mu
+        else:
+            slopes = (f(center + self.mu * u) - value.unsqueeze(1)) / self.mu
+        return combine(u, slopes, dimension if self.distribution == "sphere" else 1.0)
