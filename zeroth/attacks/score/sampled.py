@@ -1,0 +1,164 @@
+"""The loop that attacks by sampled gradients share: ask probes, estimate, step, ask the new iterate.
+
+Shapes: B images, n active rows, R directions, Q probes of a row, D pixels, K classes.
+"""
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from zeroth.attacks.attack import Attack
+from zeroth.estimators import combine, grid_directions, random_directions
+from zeroth.oracles import Oracle, ScoreOracle, Trial
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What one iteration has learned of the rows still in play.
+
+    Attributes:
+        rows: (n,) their numbers.
+        base: (n, K) log-probabilities of the iterate.
+        answers: (n, Q, K) log-probabilities of the probes, NaN where one was not asked.
+        directions: (n, R, D).
+        iteration: 0, 1, ...
+    """
+
+    rows: Tensor
+    base: Tensor
+    answers: Tensor
+    directions: Tensor
+    iteration: int
+
+
+class SampledAttack(Attack):
+    """Projected descent in an l_inf ball on gradients from random directions.
+
+    One iteration asks its probes around the iterate, then the next iterate, whose answer is both the success check and
+    the base of the next differences: R + 1 queries (2 R + 1 with antithetic pairs). The last request shrinks to what
+    the budget allows.
+
+    Args:
+        epsilon: radius of the l_inf ball, [0, 1] pixels.
+        samples: R, directions an iteration.
+        mu: length of a probe's step along its unit direction, [0, 1] pixels.
+        cells: draw directions on a grid of cells x cells, upsampled; None for pixels.
+        iterations: give an image up after so many steps; None for no end but the budget.
+        kappa: confidence of an adversarial point.
+        accept: "all" asked points count, or only "iterates".
+    """
+
+    oracle_type: ClassVar[type[Oracle]] = ScoreOracle
+    epsilon: float
+    antithetic: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        epsilon: float,
+        samples: int,
+        mu: float,
+        cells: int | None,
+        iterations: int | None,
+        kappa: float,
+        accept: Literal["all", "iterates"],
+    ) -> None:
+        for field, value in (("epsilon", epsilon), ("mu", mu)):
+            if not value > 0:
+                raise ValueError(f"{field} must be > 0 in [0, 1] pixels, got {value}")
+        for field, number in (("samples", samples), ("cells", cells), ("iterations", iterations)):
+            if number is not None and number < 1:
+                raise ValueError(f"{field} must be at least 1, got {number}")
+        if kappa < 0:
+            raise ValueError(f"kappa must be >= 0, got {kappa}")
+        if accept not in ("all", "iterates"):
+            raise ValueError(f"accept must be 'all' or 'iterates', got {accept!r}")
+        self.epsilon, self.samples, self.mu, self.cells = epsilon, samples, mu, cells
+        self.iterations, self.kappa, self.accept = iterations, kappa, accept
+        self.request = 2 * samples if self.antithetic else samples
+
+    def begin(self, trial: Trial) -> dict[str, Tensor]:
+        """Make the state that :meth:`descend` keeps for each image; called once a trial."""
+        return {}
+
+    @abstractmethod
+    def descend(self, trial: Trial, probes: Probes, state: dict[str, Tensor]) -> Tensor:
+        """Return the steps (n, D) to subtract from the perturbations of ``probes.rows``."""
+
+    def length(self, dimension: int) -> float:
+        """Return how far a probe goes along its unit direction in images of D pixels."""
+        return self.mu
+
+    def run(self, trial: Trial) -> None:
+        """See :class:`Attack`."""
+        clean = trial.images.flatten(1)
+        delta = torch.zeros_like(clean)
+        base = trial.start.clone()
+        state = self.begin(trial)
+        for iteration in itertools.count():
+            rows = trial.active
+            if iteration == self.iterations:
+                trial.retire(rows, "iterations")
+            # One query is kept for the iterate that the probes lead to.
+            count = (trial.remaining(rows) - 1).clamp_max(self.request)
+            count = count // 2 * 2 if self.antithetic else count
+            trial.retire(rows[count < 1], "budget")
+            rows, count = trial.keep(rows, count)
+            if len(rows) == 0:
+                return
+            directions = self._directions(trial, rows)
+            answers = trial.query(self._probes(trial, rows, clean + delta, directions), rows, count, iterate=False)
+            rows, answers, directions = trial.keep(rows, answers, directions)
+            if len(rows) == 0:
+                continue
+            step = self.descend(trial, Probes(rows, base[rows], answers, directions, iteration), state)
+            moved = (clean[rows] + (delta[rows] - step).clamp(-self.epsilon, self.epsilon)).clamp(0, 1)
+            delta[rows] = moved - clean[rows]
+            base[rows] = trial.query(moved.reshape(len(rows), 1, *trial.images.shape[1:]), rows)[:, 0]
+
+    def gradient(self, probes: Probes, values: Tensor, at_base: Tensor) -> Tensor:
+        """Estimate gradients from values at the probes (n, Q[, M]) and at the iterates (n[, M]): (n[, M], D).
+
+        Directions are unit vectors, and the mean of slope x direction is scaled by D, so that the estimate of a linear
+        function's gradient is unbiased.
+        """
+        dimension = probes.directions.shape[2]
+        mu = self.length(dimension)
+        if self.antithetic:
+            pairs = values.unflatten(1, (-1, 2))
+            slopes = (pairs[:, :, 0] - pairs[:, :, 1]) / (2 * mu)
+        else:
+            slopes = (values - at_base.unsqueeze(1)) / mu
+        return combine(probes.directions[:, : slopes.shape[1]], slopes, dimension)
+
+    def objective(self, trial: Trial, answers: Tensor, rows: Tensor) -> Tensor:
+        """Margin loss of ZO-NGD eq. 2, floored at -kappa: (n, ...)."""
+        return trial.margin(answers, rows).clamp_min(-self.kappa)
+
+    def _directions(self, trial: Trial, rows: Tensor) -> Tensor:
+        channels, height, width = trial.images.shape[1:]
+
+        def draw(shape: tuple[int, ...]) -> Tensor:
+            return trial.randn(rows, shape)
+
+        if self.cells is None or self.cells >= max(height, width):
+            return random_directions(draw, self.samples, (channels * height * width,))
+        return grid_directions(draw, self.samples, (channels, height, width), self.cells).flatten(2)
+
+    def _probes(self, trial: Trial, rows: Tensor, iterates: Tensor, directions: Tensor) -> Callable[[slice], Tensor]:
+        mu = self.length(directions.shape[2])
+
+        def make(part: slice) -> Tensor:
+            center, steps = iterates[rows[part]].unsqueeze(1), directions[part]
+            if self.antithetic:  # pairs stand side by side, so that a shortened request keeps them whole
+                points = torch.stack([center + mu * steps, center - mu * steps], 2).flatten(1, 2)
+            else:
+                points = torch.add(center, steps, alpha=mu)
+            return points.unflatten(2, tuple(trial.images.shape[1:]))
+
+        return make
