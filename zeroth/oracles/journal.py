@@ -101,7 +101,7 @@ class Journal:
             return None
         if count != len(points) or key != checksum(points, self._weights):
             raise JournalMismatch(
-                f"journal {self.path} holds other answers than this run needs: its entry {self._entries + 1} was written for "
+                f"journal {self.path} holds answers to other questions: its entry {self._entries + 1} was written for "
                 f"{count} other points. Use the settings, package version and device that wrote it, or delete the file"
             )
         self._end += _ENTRY.size + len(body)
