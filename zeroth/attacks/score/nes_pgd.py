@@ -21,8 +21,8 @@ class NESPGD(SampledAttack):
         samples: antithetic pairs an iteration, two queries each; paper 25.
         sigma: length scale of the search: a probe moves sigma a pixel on average; paper .001. A unit direction is
             moved by sigma sqrt(D), so it means the same at every image size.
-        learning_rate: size of the sign step; paper .01.
-        smallest_rate: where cutting ends; paper 5e-5.
+        learning_rate: size of the sign step; None takes epsilon; paper .01.
+        smallest_rate: where cutting ends; None takes learning_rate / 16; paper 5e-5.
         momentum: weight of the old direction; paper .9.
         window: the rate is halved when the loss has risen over so many iterations; paper 5.
         loss: "cross_entropy" (paper) or "margin".
@@ -43,12 +43,12 @@ class NESPGD(SampledAttack):
         epsilon: float = 0.4,
         samples: int = 10,
         sigma: float = 0.02,
-        learning_rate: float = 0.2,
-        smallest_rate: float = 0.01,
+        learning_rate: float | None = None,
+        smallest_rate: float | None = None,
         momentum: float = 0.5,
         window: int = 5,
         loss: Literal["cross_entropy", "margin"] = "margin",
-        cells: int | None = 5,
+        cells: int | None = 7,
         iterations: int | None = None,
         kappa: float = 0.0,
         accept: Literal["all", "iterates"] = "all",
@@ -58,6 +58,8 @@ class NESPGD(SampledAttack):
         super().__init__(
             epsilon=epsilon, samples=samples, mu=sigma, cells=cells, iterations=iterations, kappa=kappa, accept=accept
         )
+        learning_rate = self.step_size(learning_rate)
+        smallest_rate = learning_rate / 16 if smallest_rate is None else smallest_rate
         if not 0 < smallest_rate <= learning_rate:
             raise ValueError(f"smallest_rate must lie in (0, learning_rate = {learning_rate}], got {smallest_rate}")
         if not 0 <= momentum < 1:

@@ -18,7 +18,7 @@ class RGESign(SampledAttack):
         epsilon: radius of the l_inf ball, [0, 1] pixels.
         samples: R, directions an iteration.
         mu: length of a probe's step along its unit direction.
-        learning_rate: size of the sign step.
+        learning_rate: size of the sign step; None takes epsilon.
         cells: draw directions on a grid of cells x cells; None for pixels.
         iterations: give an image up after so many steps; None for no end but the budget.
         kappa: confidence of an adversarial point.
@@ -34,8 +34,8 @@ class RGESign(SampledAttack):
         epsilon: float = 0.4,
         samples: int = 20,
         mu: float = 1.0,
-        learning_rate: float = 0.2,
-        cells: int | None = 5,
+        learning_rate: float | None = None,
+        cells: int | None = 7,
         iterations: int | None = None,
         kappa: float = 0.0,
         accept: Literal["all", "iterates"] = "all",
@@ -43,9 +43,7 @@ class RGESign(SampledAttack):
         super().__init__(
             epsilon=epsilon, samples=samples, mu=mu, cells=cells, iterations=iterations, kappa=kappa, accept=accept
         )
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate must be > 0, got {learning_rate}")
-        self.learning_rate = learning_rate
+        self.learning_rate = self.step_size(learning_rate)
 
     def descend(self, trial: Trial, probes: Probes, state: dict[str, Tensor]) -> Tensor:
         """Return lambda sign(g)."""

@@ -50,7 +50,7 @@ class ZONGD(SampledAttack):
         epsilon: radius of the l_inf ball, [0, 1] pixels; paper: .4 MNIST, .2 CIFAR-10 and ImageNet.
         samples: R, directions an iteration; paper 40.
         mu: length of a probe's step; paper 1.
-        learning_rate: lambda of eq. 19; the paper names none.
+        learning_rate: lambda of eq. 19, of which the paper gives no value; None takes epsilon, for sign steps.
         damping: gamma of eq. 18; paper .01.
         fisher: "outer_product" (eq. 12, rank one; a targeted attack takes its target for t), "two_class" (t against
             the rest, in expectation), "monte_carlo" (eq. 13), "exact" (eq. 9), or "none" for plain gradient descent.
@@ -71,12 +71,12 @@ class ZONGD(SampledAttack):
         epsilon: float = 0.4,
         samples: int = 20,
         mu: float = 1.0,
-        learning_rate: float = 0.2,
-        damping: float = 0.01,
+        learning_rate: float | None = None,
+        damping: float = 10.0,
         fisher: Fisher = "outer_product",
         fisher_samples: int = 1,
         step: Literal["natural", "sign"] = "sign",
-        cells: int | None = 5,
+        cells: int | None = 7,
         iterations: int | None = None,
         kappa: float = 0.0,
         accept: Literal["all", "iterates"] = "all",
@@ -84,16 +84,18 @@ class ZONGD(SampledAttack):
         super().__init__(
             epsilon=epsilon, samples=samples, mu=mu, cells=cells, iterations=iterations, kappa=kappa, accept=accept
         )
-        if not (learning_rate > 0 and damping > 0):
-            raise ValueError(f"learning_rate and damping must be > 0, got {learning_rate} and {damping}")
+        if not damping > 0:
+            raise ValueError(f"damping must be > 0, got {damping}")
         if fisher not in get_args(Fisher):
             raise ValueError(f"fisher must be one of {', '.join(get_args(Fisher))}, got {fisher!r}")
         if fisher_samples < 1:
             raise ValueError(f"fisher_samples must be at least 1, got {fisher_samples}")
         if step not in ("natural", "sign"):
             raise ValueError(f"step must be 'natural' or 'sign', got {step!r}")
-        self.learning_rate, self.damping, self.fisher = learning_rate, damping, fisher
-        self.fisher_samples, self.step = fisher_samples, step
+        if step == "natural" and learning_rate is None:
+            raise ValueError("learning_rate must be given for step='natural': lambda of eq. 19 depends on the victim")
+        self.learning_rate = self.step_size(learning_rate)
+        self.damping, self.fisher, self.fisher_samples, self.step = damping, fisher, fisher_samples, step
 
     def descend(self, trial: Trial, probes: Probes, state: dict[str, Tensor]) -> Tensor:
         """Return lambda F^-1 g (eq. 19), or lambda sign(F^-1 g)."""
