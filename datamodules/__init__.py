@@ -1,0 +1,17 @@
+"""Image data: batches are dicts image (B, C, H, W) float32 in [0, 1], label (B,) int64, index (B,) int64.
+
+Each file of this folder is imported here and its public classes are offered under their own names, so a new dataset is
+one new file: configs find it by its class name, Python by `from datamodules import Name`.
+"""
+
+import importlib
+import pkgutil
+
+__all__: list[str] = []
+
+for _info in pkgutil.iter_modules(__path__):
+    _module = importlib.import_module(f"{__name__}.{_info.name}")
+    for _name, _value in vars(_module).items():
+        if isinstance(_value, type) and _value.__module__ == _module.__name__ and not _name.startswith("_"):
+            globals()[_name] = _value
+            __all__ += [_name]

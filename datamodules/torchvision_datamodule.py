@@ -1,0 +1,76 @@
+"""Datasets that torchvision can read and download, held in memory as uint8."""
+
+from abc import abstractmethod
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from datamodules.image_datamodule import ImageDataModule, Split, data_root
+from datamodules.image_splits import Item, TensorSplit
+
+
+class TorchvisionDataModule(ImageDataModule):
+    """An `ImageDataModule` over a torchvision dataset; a subclass reads one of its two sources into tensors.
+
+    Args:
+        root: folder that holds torchvision's files; null means the environment variable ZEROTH_DATA, else ./data.
+        download: fetch what is missing.
+        batch_size, val_size, seed, num_workers, train_transforms: as in `ImageDataModule`.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | None,
+        download: bool,
+        batch_size: int,
+        val_size: int | float,
+        seed: int,
+        num_workers: int,
+        train_transforms: list[nn.Module] | None,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            val_size=val_size,
+            seed=seed,
+            num_workers=num_workers,
+            train_transforms=train_transforms,
+        )
+        self.root = data_root(root)
+        self.download = download
+        self._sources: dict[bool, tuple[Tensor, Tensor]] = {}  # train and val share one read
+
+    @abstractmethod
+    def read(self, *, train: bool, download: bool) -> tuple[Tensor, Tensor]:
+        """The training or the test set: images uint8 (N, C, H, W), labels int64 (N,)."""
+
+    def prepare_data(self) -> None:
+        for train in (True, False):
+            if train not in self._sources:
+                self._sources[train] = self._read_or_explain(train=train)
+
+    def build_split(self, split: Split) -> Dataset[Item]:
+        train = split != "test"
+        if train not in self._sources:  # ranks other than the first, or no prepare_data before
+            self._sources[train] = self._read_or_explain(train=train)
+        images, labels = self._sources[train]
+        transform = self.train_transform if split == "train" else None
+        return TensorSplit(images, labels, self.split_indices(split, len(labels)), transform)
+
+    def _read_or_explain(self, *, train: bool) -> tuple[Tensor, Tensor]:
+        try:
+            # Looked for first without download, which would check sums of files that are already in use, every time.
+            return self.read(train=train, download=False)
+        except (RuntimeError, OSError) as error:
+            reason: Exception = error
+        if self.download:
+            try:
+                return self.read(train=train, download=True)
+            except (RuntimeError, OSError) as error:
+                reason = error
+        tried = "the download failed" if self.download else "download is off"
+        raise FileNotFoundError(
+            f"{type(self).__name__} is not under {self.root.absolute()} and {tried} ({reason}). Put torchvision's "
+            "files there, or name the folder that holds them by the argument root or the environment variable "
+            "ZEROTH_DATA, or set download to true on a machine that is online."
+        ) from reason

@@ -1,0 +1,17 @@
+"""What is trained: one LightningModule a file; it owns the networks, the losses and the optimizer.
+
+Each file of this folder is imported here and its public classes are offered under their own names, so a new system is
+one new file: configs find it by its class name, Python by `from lightning_modules import Name`.
+"""
+
+import importlib
+import pkgutil
+
+__all__: list[str] = []
+
+for _info in pkgutil.iter_modules(__path__):
+    _module = importlib.import_module(f"{__name__}.{_info.name}")
+    for _name, _value in vars(_module).items():
+        if isinstance(_value, type) and _value.__module__ == _module.__name__ and not _name.startswith("_"):
+            globals()[_name] = _value
+            __all__ += [_name]

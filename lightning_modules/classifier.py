@@ -1,0 +1,201 @@
+"""Training of a victim: cross-entropy on clean or on noisy images."""
+
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_modules.hyperparameters import describe
+
+# Steps between looks at the losses on an accelerator, where each look waits for the device.
+CHECK_EVERY = 50
+
+
+class Classifier(pl.LightningModule):
+    """A network trained by cross-entropy to tell K classes apart.
+
+    With noise_sigma > 0 it trains on x + N(0, sigma^2 I), unclipped: the "RS" baseline of Cohen et al. (ICML 2019) and
+    of ZO-AE-DS (Zhang et al., ICLR 2022). The checkpoint then holds the noise-trained network itself.
+
+    Logged (and so usable as a checkpoint's monitor): train_loss, train_accuracy, val_loss, val_accuracy, test_loss,
+    test_accuracy; with noise also val_noisy_accuracy and test_noisy_accuracy. Losses are of the training kind (noisy
+    with noise, smoothed with smoothing); val_accuracy and test_accuracy are always on clean images.
+
+    Args:
+        network: images (B, C, H, W) in [0, 1] -> logits (B, K).
+        num_classes: K; null reads it from the network's attribute num_classes.
+        label_smoothing: weight of the uniform distribution in the training target, in [0, 1).
+        noise_sigma: standard deviation of the training noise, in [0, 1] pixels; 0 for none.
+        compile: compile the network by torch.compile when the Trainer takes it up.
+        optimizer: parameters -> optimizer.
+        lr_scheduler: optimizer -> schedule; null keeps the learning rate.
+        lr_interval: what one tick of the schedule is, an epoch or a step (OneCycleLR counts steps).
+
+    Raises:
+        ValueError: an argument is out of range, or num_classes is not given and the network does not tell it.
+        FloatingPointError: a training loss is not finite.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        num_classes: int | None = None,
+        label_smoothing: float = 0.0,
+        noise_sigma: float = 0.0,
+        compile: bool = False,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_interval: Literal["epoch", "step"] = "epoch",
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}.")
+        if not noise_sigma >= 0:
+            raise ValueError(f"noise_sigma must be 0 or more, got {noise_sigma}.")
+        if lr_interval not in ("epoch", "step"):
+            raise ValueError(f"lr_interval must be epoch or step, got {lr_interval!r}.")
+        if num_classes is None:
+            num_classes = getattr(network, "num_classes", None)
+            if num_classes is None:
+                raise ValueError(f"{type(network).__name__} does not tell its number of classes: give num_classes.")
+        self.save_hyperparameters()
+        self.network = network
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+        self.noise_sigma = noise_sigma
+        self.compile_network = compile
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.lr_interval = lr_interval
+
+        accuracy = MulticlassAccuracy(num_classes=num_classes, average="micro")
+        self.train_accuracy = accuracy.clone()
+        self.val_accuracy = accuracy.clone()
+        self.test_accuracy = accuracy.clone()
+        if noise_sigma > 0:
+            self.val_noisy_accuracy = accuracy.clone()
+            self.test_noisy_accuracy = accuracy.clone()
+        self._compiled = False
+        self._unchecked: list[tuple[int, Tensor, Tensor]] = []  # (batch_idx, loss, dataset indices) not yet looked at
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W) in [0, 1]."""
+        return self.network(images)
+
+    def setup(self, stage: str) -> None:
+        datamodule = getattr(self.trainer, "datamodule", None)
+        classes = getattr(datamodule, "num_classes", self.num_classes)
+        if classes != self.num_classes:
+            raise ValueError(
+                f"{type(datamodule).__name__} has {classes} classes, but {type(self.network).__name__} has "
+                f"{self.num_classes}: set the network's num_classes to {classes}."
+            )
+        expected = getattr(self.network, "image_shape", None)
+        given = getattr(datamodule, "image_shape", expected)
+        if expected is not None and given is not None and tuple(given) != tuple(expected):
+            raise ValueError(
+                f"{type(datamodule).__name__} gives images of shape {tuple(given)}, but {type(self.network).__name__} "
+                f"takes {tuple(expected)}: choose another network or set its image_shape."
+            )
+        if self.compile_network and not self._compiled:
+            self.network.compile()  # in place: the names in the state_dict stay the same
+            self._compiled = True
+
+    @property
+    def monitor(self) -> str:
+        """The logged figure by which the best checkpoint is chosen: the accuracy on the kind of images trained on."""
+        return "val_noisy_accuracy" if self.noise_sigma > 0 else "val_accuracy"
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        logits, loss = self._answer(batch, noisy=self.noise_sigma > 0)
+        self.train_accuracy(logits, batch["label"])
+        self.log("train_loss", loss, prog_bar=True, batch_size=len(logits))
+        self.log("train_accuracy", self.train_accuracy, on_step=False, on_epoch=True, batch_size=len(logits))
+        self._unchecked += [(batch_idx, loss.detach(), batch["index"])]
+        if len(self._unchecked) >= (1 if loss.device.type == "cpu" else CHECK_EVERY):
+            self._check_losses()
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self._check_losses()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Logits (B, K)."""
+        return self(batch["image"])
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        entry: dict[str, Any] = {"scheduler": scheduler, "interval": self.lr_interval}
+        if isinstance(scheduler, ReduceLROnPlateau):  # the command line's, which carries the name it monitors
+            entry["monitor"] = scheduler.monitor
+        return {"optimizer": optimizer, "lr_scheduler": entry}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # A rebuilt module goes on with the file's own plain values: what is saved again says the same.
+        if "network" in (plain := checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})):
+            self._set_hparams(plain)
+
+    def _answer(self, batch: dict[str, Tensor], *, noisy: bool) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) and the mean loss of a batch, of the images themselves or with noise added to them."""
+        images = batch["image"]
+        if noisy:
+            images = images + self.noise_sigma * torch.randn_like(images)
+        logits = self(images)
+        return logits, F.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)
+
+    def _evaluate(self, batch: dict[str, Tensor], split: str) -> None:
+        logits, loss = self._answer(batch, noisy=False)
+        accuracies = {f"{split}_accuracy": logits}
+        if self.noise_sigma > 0:
+            accuracies[f"{split}_noisy_accuracy"], loss = self._answer(batch, noisy=True)
+        for name, answer in accuracies.items():
+            metric = getattr(self, name)
+            metric(answer, batch["label"])
+            self.log(name, metric, prog_bar=True, batch_size=len(logits))
+        self.log(f"{split}_loss", loss, batch_size=len(logits), sync_dist=True)
+
+    def _check_losses(self) -> None:
+        """Stop at the first loss that is not finite, before more work goes into ruined weights."""
+        unchecked, self._unchecked = self._unchecked, []
+        if not unchecked:
+            return
+        finite = torch.stack([loss for _, loss, _ in unchecked]).isfinite()
+        if not finite.all():
+            batch_idx, loss, indices = unchecked[int((~finite).nonzero()[0])]
+            raise FloatingPointError(
+                f"The training loss is {loss.item()} at epoch {self.current_epoch}, batch {batch_idx} (dataset indices "
+                f"{indices[:8].tolist()}{', ...' if len(indices) > 8 else ''}): lower the learning rate, or look at "
+                "these images."
+            )
+
+    def _set_hparams(self, hp: Any) -> None:
+        """Keep plain values alone, also of a Classifier made in Python, so that its checkpoint can rebuild it."""
+        hp = dict(hp)
+        if "_instantiator" not in hp:  # made in Python: LightningCLI hands plain values and names its instantiator
+            plain: dict[str, Any] = {
+                "_class_path": f"{type(self).__module__}.{type(self).__qualname__}",
+                "_instantiator": "pytorch_lightning.cli.instantiate_module",
+            }
+            for name, value in hp.items():
+                try:
+                    plain[name] = describe(value)
+                except TypeError as error:
+                    if name == "network":  # an optimizer left out matters to nobody who loads the victim
+                        rank_zero_warn(f"{error} Load this checkpoint by load_from_checkpoint(path, network=...).")
+            hp = plain
+        super()._set_hparams(hp)

@@ -1,0 +1,51 @@
+"""Plain descriptions of hyperparameters, in the class_path / init_args form that jsonargparse writes and reads.
+
+A checkpoint that holds nothing but numbers, strings, lists and dicts loads under torch's default `weights_only`: no
+code of the file's maker runs.
+"""
+
+import functools
+import inspect
+from typing import Any
+
+from torch import nn
+
+
+def describe(value: Any) -> Any:
+    """`value` as numbers, strings, lists and dicts from which jsonargparse can rebuild it.
+
+    - a network becomes {"class_path", "init_args"}; each constructor argument is read from the attribute of the same
+      name, which the networks of this project keep;
+    - a class, or `functools.partial(cls, lr=...)`, becomes {"class_path", "init_args"};
+    - tuples become lists; numbers, strings, None, lists and dicts stay.
+
+    Raises:
+        TypeError: the value has no such description (a lambda, a network that does not keep its arguments).
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [describe(entry) for entry in value]
+    if isinstance(value, dict):
+        return {str(key): describe(entry) for key, entry in value.items()}
+    if isinstance(value, functools.partial) and isinstance(value.func, type) and not value.args:
+        return {"class_path": _path(value.func), "init_args": describe(value.keywords)}
+    if isinstance(value, type):
+        return {"class_path": _path(value), "init_args": {}}
+    if isinstance(value, nn.Module):
+        return {"class_path": _path(type(value)), "init_args": _arguments(value)}
+    raise TypeError(f"{value!r} cannot be written as plain hyperparameters.")
+
+
+def _arguments(module: nn.Module) -> dict[str, Any]:
+    arguments = {}
+    for name, parameter in inspect.signature(type(module)).parameters.items():
+        variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if variadic or not hasattr(module, name):
+            raise TypeError(f"{type(module).__name__} does not keep its constructor argument {name!r} as an attribute.")
+        arguments[name] = describe(getattr(module, name))
+    return arguments
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

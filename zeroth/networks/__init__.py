@@ -1,0 +1,17 @@
+"""Plain modules: images (B, C, H, W) in [0, 1] -> logits (B, K). Normalisation lives inside each of them.
+
+Each file of this folder is imported here and its public classes are offered under their own names, so a new network is
+one new file: configs find it by its class name, Python by `from zeroth.networks import Name`.
+"""
+
+import importlib
+import pkgutil
+
+__all__: list[str] = []
+
+for _info in pkgutil.iter_modules(__path__):
+    _module = importlib.import_module(f"{__name__}.{_info.name}")
+    for _name, _value in vars(_module).items():
+        if isinstance(_value, type) and _value.__module__ == _module.__name__ and not _name.startswith("_"):
+            globals()[_name] = _value
+            __all__ += [_name]
