@@ -1,0 +1,76 @@
+"""Results on disk and on paper: row schema, files that survive a kill, summaries, tables.
+
+Plots are in :mod:`zeroth.records.plots` and :mod:`zeroth.records.pictures`: matplotlib loads only where one is drawn.
+"""
+
+from zeroth.records.json_io import plain, write_json
+from zeroth.records.reading import (
+    RecordMismatch,
+    done_indices,
+    find_records,
+    header_path,
+    merge_records,
+    read_records,
+    record_path,
+)
+from zeroth.records.schema import (
+    ABSTAIN,
+    SCHEMA_VERSION,
+    AttackRecord,
+    CertificateRecord,
+    Kind,
+    Record,
+    RecordHeader,
+    config_hash,
+    file_sha256,
+    flatten,
+    floor_radius,
+)
+from zeroth.records.store import RecordFile
+from zeroth.records.summary import (
+    Norm,
+    attack_summary,
+    attacked_rows,
+    certificate_summary,
+    certified_accuracy,
+    robust_accuracy_vs_epsilon,
+    success_curve,
+    write_report,
+)
+from zeroth.records.tables import attack_frame, certificate_frame, markdown_table, rich_table
+
+__all__ = [
+    "ABSTAIN",
+    "SCHEMA_VERSION",
+    "AttackRecord",
+    "CertificateRecord",
+    "Kind",
+    "Norm",
+    "Record",
+    "RecordFile",
+    "RecordHeader",
+    "RecordMismatch",
+    "attack_frame",
+    "attack_summary",
+    "attacked_rows",
+    "certificate_frame",
+    "certificate_summary",
+    "certified_accuracy",
+    "config_hash",
+    "done_indices",
+    "file_sha256",
+    "find_records",
+    "flatten",
+    "floor_radius",
+    "header_path",
+    "markdown_table",
+    "merge_records",
+    "plain",
+    "read_records",
+    "record_path",
+    "rich_table",
+    "robust_accuracy_vs_epsilon",
+    "success_curve",
+    "write_json",
+    "write_report",
+]

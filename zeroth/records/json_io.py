@@ -1,0 +1,65 @@
+"""JSON as the records use it: one spelling for hashing, no NaN, files replaced as a whole."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def plain(value: Any, *, canonical: bool = False) -> Any:
+    """Turn a value into what strict JSON can hold.
+
+    NumPy scalars and arrays become numbers and lists, tuples lists, paths strings; NaN and infinities become None:
+    JSON has no word for them, and most readers stop at Python's bare ``NaN``.
+
+    Args:
+        value: numbers, text, lists and mappings, nested at will.
+        canonical: for settings that are compared: whole floats become integers (a user's 1 and 1.0 are one setting, as
+            in RFC 8785), and inf the text "inf", which None would confuse with "not set".
+
+    Raises:
+        ValueError: a value of another type, or a mapping whose keys are no strings; the message names the type.
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        if wrong := [key for key in value if not isinstance(key, str)]:
+            raise ValueError(
+                f"keys must be strings to be written as JSON, got {wrong[0]!r} ({type(wrong[0]).__name__})"
+            )
+        return {key: plain(item, canonical=canonical) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, canonical=canonical) for item in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return str(float(value)) if canonical else None
+        return int(value) if canonical and value.is_integer() else float(value)
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    raise ValueError(f"cannot write {type(value).__name__} {value!r} as JSON: give numbers, text, lists or mappings")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``plain(value)``, the file replaced as a whole: a reader, or a kill, never meets half of it.
+
+    Raises:
+        OSError: the disk refused; an earlier file is untouched.
+    """
+    path = Path(path)
+    text = json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # beside it: a rename is atomic only within one disk
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may keep the new name and lose the new text
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,217 @@
+"""Curves of one or several runs. Each function takes tables or arrays and returns a Figure; nothing touches pyplot.
+
+pyplot keeps global state and may ask for a window; a bare Figure draws anywhere, also in threads and on machines
+without a display. Shapes: B images, M points of a curve.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from numpy.typing import ArrayLike, NDArray
+
+from zeroth.records.summary import Norm, attacked_rows, certified_accuracy, robust_accuracy_vs_epsilon
+
+# Okabe and Ito's colours are told apart by colour-blind readers, the dashes also on a grey print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+NORM_NAMES: dict[str, str] = {"l0": r"$\ell_0$", "l1": r"$\ell_1$", "l2": r"$\ell_2$", "linf": r"$\ell_\infty$"}
+
+
+def success_figure(runs: Mapping[str, pd.DataFrame], *, budget: int | None = None) -> Figure:
+    """Share of the attacked images with an adversarial image against queries, a step at each success.
+
+    Args:
+        runs: run name -> attack rows.
+        budget: right end of the axis; None takes the most that any image spent.
+    """
+    figure, axes = _axes("queries per image", "attack success rate")
+    end = max(
+        [
+            budget or 1,
+            *(int(rows["queries"].max()) for rows in map(attacked_rows, runs.values()) if len(rows) and not budget),
+        ]
+    )
+    for (name, table), style in zip(runs.items(), _styles(), strict=False):
+        rows = attacked_rows(table)
+        first = np.sort(rows.loc[rows["success"].astype(bool), "queries_to_success"].to_numpy())
+        first = first[first <= end]
+        share = np.arange(1, len(first) + 1) / max(len(rows), 1)
+        last = share[-1] if len(first) else 0.0
+        axes.step([1, *first, end], [0, *share, last], where="post", label=_label(name, len(rows)), **style)
+    _query_axis(axes, 1, end)
+    _share_axis(axes)
+    return _finish(figure, axes, "lower right")
+
+
+def distortion_figure(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, norm: Norm = "l2") -> Figure:
+    """Median distance against queries, with the quartiles as a band.
+
+    An image without an adversarial image yet is at infinite distance: the median starts where half of the images
+    have one.
+
+    Args:
+        curves: run name -> (marks (M,), distances (M, B)), as ``AttackResult.best_distance_at`` gives them, inf where
+            nothing was found yet. Leave out images that were not attacked.
+        norm: norm of the distances.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    figure, axes = _axes("queries per image", f"{NORM_NAMES[norm]} distance, median and quartiles")
+    spread = {name: _quartiles(name, *curve) for name, curve in curves.items()}
+    finite = [q[np.isfinite(q)].max(initial=0) for _, q in spread.values()]
+    top = 1.05 * max(finite, default=0) or 1.0
+    for (name, (marks, quartiles)), style in zip(spread.items(), _styles(), strict=False):
+        low, median, high = np.where(np.isfinite(quartiles), quartiles, np.nan)
+        images = np.shape(curves[name][1])[1]
+        axes.plot(marks, median, marker="o", markersize=3, clip_on=False, label=_label(name, images), **style)
+        # Where the upper quartile is still infinite the band runs out of the picture.
+        high = np.where(np.isnan(high) & ~np.isnan(low), 2 * top, high)
+        axes.fill_between(marks, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    marks_of_all = np.concatenate([marks for marks, _ in spread.values()]) if spread else np.array([1.0])
+    _query_axis(axes, marks_of_all.min(), marks_of_all.max())
+    axes.set_ylim(0, top)
+    return _finish(figure, axes, "upper right")
+
+
+def certified_accuracy_figure(
+    runs: Mapping[str, pd.DataFrame], *, confidence: float = 0.95, max_radius: float | None = None
+) -> Figure:
+    """Certified accuracy against the radius, exact at every radius, with a pointwise Clopper-Pearson band.
+
+    Args:
+        runs: run name -> rows with Cohen's columns.
+        confidence: of the band.
+        max_radius: right end of the axis, in [0, 1] pixels; None takes a little more than the largest radius.
+    """
+    figure, axes = _axes(r"$\ell_2$ radius, [0, 1] pixels", "certified accuracy")
+    end = (
+        max_radius
+        or 1.05 * max([float(table["radius"].max()) for table in runs.values() if len(table)], default=0.0)
+        or 1.0
+    )
+    for (name, table), style in zip(runs.items(), _styles(), strict=False):
+        if len(table) == 0:
+            continue
+        radii = np.unique([0.0, *table.loc[table["correct"].astype(bool), "radius"], end])
+        curve = certified_accuracy(table, radii.tolist(), confidence=confidence)
+        # "pre": an image counts up to and at its radius, so the curve falls just behind it.
+        accuracy, low, high = _band(curve)
+        axes.step(radii, accuracy, where="pre", label=_label(name, len(table)), **style)
+        axes.fill_between(radii, low, high, step="pre", color=style["color"], alpha=0.18, linewidth=0)
+    axes.set_xlim(0, end)
+    _share_axis(axes)
+    return _finish(figure, axes, "upper right")
+
+
+def robust_accuracy_figure(
+    runs: Mapping[str, pd.DataFrame],
+    *,
+    norm: Norm = "l2",
+    grid: Sequence[float] | None = None,
+    confidence: float = 0.95,
+) -> Figure:
+    """Accuracy under attack against the size of the perturbation, with a pointwise Wilson band.
+
+    Args:
+        runs: run name -> attack rows.
+        norm: column of the distance.
+        grid: (M,) sizes; None takes 201 from 0 to the largest distance found.
+        confidence: of the band.
+    """
+    unit = "changed pixels" if norm == "l0" else "[0, 1] pixels"
+    figure, axes = _axes(rf"{NORM_NAMES[norm]} perturbation $\epsilon$, {unit}", "accuracy under attack")
+    if grid is None:
+        found = [float(table[norm].astype(float).max()) for table in runs.values()]
+        grid = np.linspace(0, max([size for size in found if np.isfinite(size)], default=0.0) or 1.0, 201).tolist()
+    for (name, table), style in zip(runs.items(), _styles(), strict=False):
+        curve = robust_accuracy_vs_epsilon(table, norm, grid, confidence=confidence)
+        accuracy, low, high = _band(curve)
+        axes.plot(grid, accuracy, label=_label(name, int((table["predicted"] >= 0).sum())), **style)
+        axes.fill_between(grid, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    axes.set_xlim(min(grid), max(grid) if max(grid) > min(grid) else min(grid) + 1)
+    _share_axis(axes)
+    return _finish(figure, axes, "upper right")
+
+
+def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> None:
+    """Write a figure, the format by the ending of ``path`` (.png, .pdf, .svg); the folder is made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=dpi)
+
+
+def _quartiles(name: str, marks: ArrayLike, distances: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the marks in order (M,) and the quartiles there (3, M), inf where an infinite distance takes part."""
+    at, values = np.asarray(marks, float), np.asarray(distances, float)
+    if at.ndim != 1 or values.ndim != 2 or len(values) != len(at) or values.size == 0 or np.isnan(values).any():
+        raise ValueError(
+            f"{name}: marks must be (M,) and distances (M, B) with at least one image and no NaN (inf where nothing "
+            f"was found), got shapes {at.shape} and {values.shape}"
+        )
+    order = at.argsort()
+    at, values = at[order], values[order]
+    # Interpolating with inf gives NaN, even with weight 0: a stand-in far above all distances, then back.
+    stand_in = 1e30
+    quartiles = np.quantile(np.minimum(values, stand_in), [0.25, 0.5, 0.75], axis=1)
+    largest = np.where(np.isfinite(values), values, 0).max(initial=0)
+    return at, np.where(quartiles > largest, np.inf, quartiles)
+
+
+def _band(curve: Mapping[str, list[float | None]]) -> tuple[NDArray[np.float64], ...]:
+    """Accuracy and the ends of its interval, each (M,), NaN (not drawn) where there was no image."""
+    return tuple(np.array(curve[key], float) for key in ("accuracy", "low", "high"))
+
+
+def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _styles() -> Any:
+    # Colours and dashes of coprime numbers: 28 runs before a style comes back.
+    return (
+        {"color": colour, "linestyle": dash, "linewidth": 1.6}
+        for colour, dash in zip(cycle(COLOURS), cycle(DASHES), strict=False)
+    )
+
+
+def _label(name: str, n: int) -> str:
+    # matplotlib hides what starts with an underscore, and reads text between two $ as a formula.
+    return f"{name.lstrip('_').replace('$', chr(92) + '$')} (n = {n:,})"
+
+
+def _query_axis(axes: Axes, start: float, end: float) -> None:
+    """Logarithmic where the queries span more than a decade; whole numbers with thousands separators."""
+    if start > 0 and end / start > 10:
+        axes.set_xscale("log")
+        if end / start < 1e3:  # decades alone would leave one or two labels
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_xlim(start, max(end, start + 1))
+
+
+def _share_axis(axes: Axes) -> None:
+    axes.set_ylim(0, 1.01)  # a line at 100 % is not cut in half
+    axes.yaxis.set_major_locator(FixedLocator([0, 0.2, 0.4, 0.6, 0.8, 1]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+
+
+def _finish(figure: Figure, axes: Axes, place: Literal["upper right", "lower right"]) -> Figure:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc=place, frameon=True, framealpha=0.9, edgecolor="none", fontsize=9, handlelength=2.6)
+    return figure

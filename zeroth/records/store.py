@@ -1,0 +1,140 @@
+"""A result on disk while it is made: rows are appended one at a time, so a kill or a full disk costs at most one."""
+
+import json
+import os
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from zeroth.records.json_io import write_json
+from zeroth.records.reading import header_path, load, require_same_run
+from zeroth.records.rows import TSV_COLUMNS, format_row, key_of, kind_of
+from zeroth.records.schema import AttackRecord, Record, RecordHeader
+
+
+class RecordFile:
+    """The record file of one writer; each rank or shard has its own (see :func:`~zeroth.records.record_path`).
+
+    A new file gets the header. An existing one is continued if its header is this run's: a torn last line is cut off,
+    and ``done`` holds the images that need not be run again.
+
+    A row is handed to the operating system as soon as it is appended: it outlives the process. It is not forced to the
+    platter (fsync takes longer than certifying a small image); a power cut may cost the last rows, which are run again.
+
+    Args:
+        path: attacks end in ``.jsonl``, certificates in ``.tsv``; the folder is made.
+        header: the run that writes.
+
+    Attributes:
+        path: as given.
+        header: as given.
+        done: dataset indices of the rows in the file.
+
+    Raises:
+        RecordMismatch: the file holds rows of another run; the message names the file, each field, both values and the
+            remedy.
+        ValueError: the file is no record file, or is damaged before its last line.
+        OSError: the disk refused the header.
+    """
+
+    def __init__(self, path: str | Path, header: RecordHeader) -> None:
+        self.path, self.header = Path(path), header
+        if kind_of(self.path) != header.kind:
+            raise ValueError(
+                f"{self.path} cannot hold {header.kind} records: attacks end in .jsonl, certificates in .tsv"
+            )
+        contents = load(self.path)
+        require_same_run(self.path, contents.header, header)
+        self.done: set[int] = {key_of(record) for record in contents.records}
+        self._size, self._torn = contents.size, contents.torn
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if contents.header is None and header.kind == "certificate":
+            self._write_sidecar()  # before the TSV: rows without a header could not be told from another run's
+        # Unbuffered: a buffer would keep a row that the disk refused and write it again later, behind our back.
+        self._file = self.path.open("ab", buffering=0)
+        if contents.torn:
+            warnings.warn(f"{self.path}: the last line was torn and is dropped", stacklevel=2)
+        try:
+            self._cut()
+            if contents.header is None:
+                self._write(self._first_line())
+        except BaseException:
+            self._file.close()
+            raise
+
+    def append(self, record: Record) -> bool:
+        """Write one row; returns False, and writes nothing, where the image has a row already.
+
+        Raises:
+            ValueError: a record of the other kind.
+            OSError: the disk refused (full, say). Earlier rows are safe and the file ends after the last of them; the
+                row may be appended again once there is space.
+        """
+        kind = "attack" if isinstance(record, AttackRecord) else "certificate"
+        if kind != self.header.kind:
+            raise ValueError(f"{self.path} holds {self.header.kind} records, got {record!r}")
+        if key_of(record) in self.done:
+            return False
+        self._write(format_row(record) + "\n")
+        self.done.add(key_of(record))
+        return True
+
+    def __len__(self) -> int:
+        """Return the number of rows in the file."""
+        return len(self.done)
+
+    def close(self) -> None:
+        """Close the file; it can be opened again and continued."""
+        self._file.close()
+
+    def __enter__(self) -> "RecordFile":
+        """Return the open file."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+    def _first_line(self) -> str:
+        if self.header.kind == "certificate":
+            return TSV_COLUMNS + "\n"
+        return json.dumps(self.header.to_dict(), allow_nan=False) + "\n"
+
+    def _write_sidecar(self) -> None:
+        path = header_path(self.path)
+        try:
+            write_json(path, self.header.to_dict())
+        except OSError as error:
+            raise self._refused(path, error) from error
+
+    def _write(self, text: str) -> None:
+        data = text.encode()
+        left = memoryview(data)
+        try:
+            if self._torn:  # an earlier failure that could not be cut off at once
+                self._cut()
+            self._torn = True  # until the last byte is down
+            while left:  # an unbuffered write may take only a part, which is what a nearly full disk does
+                left = left[self._file.write(left) or 0 :]
+        except OSError as error:
+            with suppress(OSError):
+                self._cut()
+            raise self._refused(self.path, error) from error
+        self._size += len(data)
+        self._torn = False
+
+    def _cut(self) -> None:
+        """Cut off what follows the last whole row."""
+        if self._torn:
+            os.ftruncate(self._file.fileno(), self._size)
+            self._torn = False
+
+    def _refused(self, path: Path, error: OSError) -> OSError:
+        return OSError(
+            error.errno,
+            f"{path} could not be written ({error.strerror}); its {len(self.done)} rows are safe. "
+            "Free disk space and start the same command again: it goes on after them",
+        )
