@@ -1,0 +1,7 @@
+"""All benchmarks, as ``make bench`` runs them."""
+
+from benchmarks import attack, certification, memory
+
+attack.main()
+certification.main()
+memory.main()

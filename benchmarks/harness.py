@@ -1,0 +1,204 @@
+"""Cost against its floor: the rate of a job that queries a victim, beside the victim's own rate in the same process.
+
+The floor is the best plain forward rate over batch sizes, at the same float32 precision, measured before and after the
+job; the better of the two counts, so that a machine that gets busy meanwhile does not flatter the job.
+"""
+
+import contextlib
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+
+from zeroth.oracles.oracle import exact_float32
+
+MIB = 2**20
+# On CPU small batches win (they stay in the cache); a GPU is not full at 1,024 small images.
+BATCHES = {"cpu": (16, 32, 64, 128, 256, 512, 1024), "cuda": (1024, 2048, 4096, 8192, 16384)}
+
+# A job attacks or certifies a number of images and spends about the given number of queries in all.
+Job = Callable[[int, int], None]
+
+
+class TimedVictim(nn.Module):
+    """Counts the images that the network sees and the seconds that it takes; in place of the network as a victim.
+
+    On a GPU the seconds are those of the device, between events, so that the job's overlap of host and device is kept.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.reset()
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives."""
+        return next(self.network.parameters()).device
+
+    def reset(self) -> None:
+        """Begin to count from zero."""
+        self.images, self._seconds = 0, 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @property
+    def seconds(self) -> float:
+        """Seconds inside the network since the last reset; waits for the device."""
+        if self._events:
+            torch.cuda.synchronize()
+        return self._seconds + sum(begin.elapsed_time(end) for begin, end in self._events) / 1000
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.images += len(images)
+        if images.is_cuda:
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            scores = self.network(images)
+            end.record()
+            self._events.append((begin, end))
+            return scores
+        start = time.perf_counter()
+        scores = self.network(images)
+        self._seconds += time.perf_counter() - start
+        return scores
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a job cost.
+
+    Attributes:
+        images: images attacked or certified.
+        queries: images that the victim saw.
+        seconds: wall clock of the job.
+        inside: seconds of it inside the victim.
+        floor: the victim's best plain rate, images a second.
+        memory: bytes at the job's peak above what was held before it.
+    """
+
+    images: int
+    queries: int
+    seconds: float
+    inside: float
+    floor: float
+    memory: int
+
+    @property
+    def rate(self) -> float:
+        """Queries a second."""
+        return self.queries / self.seconds
+
+    @property
+    def ratio(self) -> float:
+        """Rate as a share of the floor."""
+        return self.rate / self.floor
+
+    @property
+    def outside(self) -> float:
+        """Share of the time spent outside the victim."""
+        return 1 - self.inside / self.seconds
+
+
+def floor_rate(network: nn.Module, shape: tuple[int, int, int], *, seconds: float = 0.3) -> tuple[float, int]:
+    """Measure the plain batched forward: (images a second, the batch size that reached it).
+
+    Args:
+        network: in eval mode.
+        shape: (C, H, W).
+        seconds: measured at least so long at each batch size.
+    """
+    device = next(network.parameters()).device
+    best = (0.0, 0)
+    with torch.no_grad(), exact_float32():
+        for batch in BATCHES[device.type]:
+            images = torch.rand(batch, *shape, device=device)
+            # Timer takes one thread unless told; it waits for a GPU by itself.
+            timer = Timer("network(images)", globals=locals(), num_threads=torch.get_num_threads())
+            best = max(best, (batch / timer.blocked_autorange(min_run_time=seconds).median, batch))
+    return best
+
+
+def reset_peak(device: torch.device) -> int:
+    """Begin to look for a new peak; return the bytes held now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    # Linux: sets the peak back to what is resident now. Elsewhere it stays the peak of the process so far.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak(device)
+
+
+def peak(device: torch.device) -> int:
+    """Most bytes held since :func:`reset_peak`: the device's for a GPU, else the process's resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def measure(job: Job, victim: TimedVictim, images: int, queries: int, floor: float) -> Cost:
+    """Run a job once. ``floor`` is the rate measured before it; :func:`sweep` sets it right afterwards."""
+    device = victim.device
+    victim.reset()
+    held = reset_peak(device)
+    start = time.perf_counter()
+    job(images, queries)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    wall = time.perf_counter() - start
+    return Cost(images, victim.images, wall, victim.seconds, floor, peak(device) - held)
+
+
+def sweep(
+    job: Job, victim: TimedVictim, shape: tuple[int, int, int], *, counts: Sequence[int], seconds: float
+) -> list[Cost]:
+    """Run a job for several numbers of images, each for about ``seconds``, with a floor before and after each."""
+    before, _ = floor_rate(victim.network, shape)
+    job(min(10, max(counts)), 1000)  # the first call pays for lazy set-up
+    costs = []
+    for images in counts:
+        cost = measure(job, victim, images, round(seconds * before), before)
+        after, _ = floor_rate(victim.network, shape)
+        costs.append(Cost(images, cost.queries, cost.seconds, cost.inside, max(before, after), cost.memory))
+        before = after
+    return costs
+
+
+def devices() -> list[torch.device]:
+    """The CPU, and the GPU where there is one."""
+    return [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or how many threads the CPU is used with."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, threads: {torch.get_num_threads()}"
+
+
+def show(title: str, costs: Sequence[Cost]) -> None:
+    """Print costs as a table; "outside" is the share of time outside the victim, "MiB" the peak above what was held."""
+    table = Table(title=title, title_justify="left")
+    for column in ("images", "queries", "queries/s", "floor/s", "ratio", "outside", "MiB"):
+        table.add_column(column, justify="right")
+    for cost in costs:
+        table.add_row(
+            f"{cost.images:,}",
+            f"{cost.queries:,}",
+            f"{cost.rate:,.0f}",
+            f"{cost.floor:,.0f}",
+            f"{cost.ratio:.2f}",
+            f"{cost.outside:.1%}",
+            f"{cost.memory / MIB:,.0f}",
+        )
+    Console().print(table)

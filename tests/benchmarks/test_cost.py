@@ -1,0 +1,103 @@
+"""The benchmarks measure what they say: every image spends its budget, queries are those that the victim saw."""
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.attack import OUT_OF_REACH, attack_job
+from benchmarks.certification import certification_job
+from benchmarks.harness import MIB, Cost, TimedVictim, floor_rate, measure, peak, reset_peak, sweep
+from benchmarks.memory import CASES, measure_apart
+from zeroth.attacks.score.zo_ngd import ZONGD
+
+SHAPE = (1, 8, 8)
+CPU = torch.device("cpu")
+
+
+class Slow(nn.Module):
+    """Takes a time for each batch and none for each image, so that the largest batch is the best."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.linear, self.wait, self.calls = nn.Linear(64, 10), seconds, 0
+
+    def forward(self, images):
+        self.calls += 1
+        time.sleep(self.wait)
+        return self.linear(images.flatten(1))
+
+
+def test_every_attacked_image_spends_its_whole_budget():
+    victim = TimedVictim(Slow(0.0))
+    attack = ZONGD(samples=20, kappa=OUT_OF_REACH)
+    attack_job(attack, victim, SHAPE)(5, 5 * 300)
+    assert victim.images == 5 * 300
+    victim.reset()
+    attack_job(attack, victim, SHAPE)(5, 1)  # too few are raised to five iterations of 21
+    assert victim.images == 5 * 105
+
+
+@pytest.mark.parametrize(("queries", "asked"), [(900, 300), (3, 120)])
+def test_every_certified_image_is_asked_as_often(queries, asked):
+    victim = TimedVictim(Slow(0.0))
+    certification_job(victim, SHAPE)(3, queries)
+    assert victim.images == 3 * asked
+
+
+def test_time_inside_and_outside_the_victim_is_told_apart():
+    victim = TimedVictim(Slow(0.01))
+
+    def job(images, queries):
+        for _ in range(10):
+            victim(torch.rand(images, *SHAPE))
+        time.sleep(0.1)
+
+    cost = measure(job, victim, 4, 40, floor=100.0)
+    assert (cost.images, cost.queries, cost.floor) == (4, 40, 100.0)
+    assert 0.1 <= cost.inside <= cost.seconds - 0.1
+    assert cost.outside == pytest.approx((cost.seconds - cost.inside) / cost.seconds)
+    assert cost.ratio == pytest.approx(40 / cost.seconds / 100)
+
+
+def test_the_floor_is_that_of_the_best_batch():
+    rate, batch = floor_rate(Slow(0.005), SHAPE, seconds=0.02)
+    assert batch == 1024
+    assert 1024 / 0.05 < rate < 1024 / 0.005
+
+
+def test_a_sweep_counts_the_better_floor_and_not_the_warm_up(monkeypatch):
+    floors = iter([(1000.0, 16), (3000.0, 16), (2000.0, 16), (500.0, 16)])
+    monkeypatch.setattr("benchmarks.harness.floor_rate", lambda network, shape: next(floors))
+    victim = TimedVictim(Slow(0.0))
+    asked = []
+
+    def job(images, queries):
+        asked.append(queries)
+        victim(torch.rand(images, *SHAPE))
+
+    costs = sweep(job, victim, SHAPE, counts=(2, 3, 4), seconds=2.0)
+    assert [(cost.queries, cost.floor) for cost in costs] == [(2, 3000.0), (3, 3000.0), (4, 2000.0)]
+    assert asked[1:] == [2000, 6000, 4000]  # about two seconds at the floor before each
+
+
+def test_rates():
+    cost = Cost(images=2, queries=600, seconds=3.0, inside=2.4, floor=250.0, memory=0)
+    assert (cost.rate, cost.ratio, cost.outside) == (200.0, 0.8, pytest.approx(0.2))
+
+
+def test_the_peak_is_seen_after_what_made_it_is_gone():
+    held = reset_peak(CPU)
+    block = torch.ones(64 * MIB)  # 256 MiB in float32
+    del block
+    assert 250 * MIB < peak(CPU) - held < 400 * MIB
+
+
+@pytest.mark.parametrize("case", [CASES[0], pytest.param(CASES[1], marks=pytest.mark.slow)], ids=str)
+def test_an_attack_stays_within_2_gib_above_its_victim(case):
+    forward, attack = measure_apart(case, "cpu")
+    points = case.images * case.directions * case.shape[0] * case.shape[1] * case.shape[2] * 4
+    assert attack - forward < 2048 * MIB
+    assert attack > case.images * case.shape[0] * case.shape[1] * case.shape[2] * 4  # it holds its images at the least
+    assert attack < points  # all points at once would not have fitted
