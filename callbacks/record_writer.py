@@ -1,0 +1,171 @@
+"""Rows on disk as batches end; a killed run goes on: recorded batches are skipped, a broken one is replayed."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import BasePredictionWriter
+
+from callbacks.pieces import query_marks, save_piece
+from callbacks.selection import EvaluationData, shard_numbers
+from callbacks.tasks import AttackTask
+from zeroth.attacks import AttackResult
+from zeroth.oracles import Journal
+from zeroth.records.reading import done_indices, merge_records, record_path
+from zeroth.records.schema import AttackRecord, CertificateRecord, RecordHeader
+from zeroth.records.store import RecordFile
+from zeroth.smoothing import Certificate
+
+
+class RecordWriter(BasePredictionWriter):
+    """Appends one row an image to this rank's file in the run folder.
+
+    Args:
+        folder: the run folder.
+        header: what each record file begins with; a file with another one is refused.
+    """
+
+    def __init__(self, folder: Path, header: RecordHeader) -> None:
+        super().__init__(write_interval="batch")
+        self.folder, self.header = folder, header
+        self.number = -1
+        self._recorded: set[int] = set()
+        self._numbers: Iterator[int] = iter(())
+        self._file: RecordFile | None = None
+
+    @abstractmethod
+    def rows(self, prediction: Any, batch: Mapping[str, torch.Tensor]) -> Sequence[AttackRecord | CertificateRecord]:
+        """The rows of a batch, in its order."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Open the record file and mark the batches that earlier starts finished; the images are set up by now."""
+        data: EvaluationData = trainer.datamodule  # type: ignore[attr-defined]
+        shard = None if data.shard is None else shard_numbers(data.shard)
+        self._file = RecordFile(
+            record_path(self.folder, self.header.kind, rank=trainer.global_rank, shard=shard), self.header
+        )
+        self._recorded = done_indices(self.folder, self.header)
+        data.done = {number for number, indices in enumerate(data.batches) if self._recorded.issuperset(indices)}
+        self._numbers = iter(data.mine())
+
+    def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Tell which of the fixed batches begins."""
+        self.number = next(self._numbers)
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Append the rows that an earlier start has not recorded yet."""
+        for index, row in zip(batch["index"].tolist(), self.rows(prediction, batch), strict=True):
+            if index not in self._recorded and self._file is not None:
+                self._file.append(row)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close the record file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class AttackRecordWriter(RecordWriter):
+    """Rows, curves and, if wanted, adversarial images of an attack; keeps a journal while a batch is under attack.
+
+    Args:
+        folder: the run folder.
+        header: what each record file begins with.
+        save_adversarial: keep every adversarial image.
+    """
+
+    def __init__(self, folder: Path, header: RecordHeader, *, save_adversarial: bool = False) -> None:
+        super().__init__(folder, header)
+        self.save_adversarial = save_adversarial
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """As :class:`RecordWriter`; under a cap on all queries, what the finished batches have spent is gone."""
+        super().setup(trainer, pl_module, stage)
+        data: EvaluationData = trainer.datamodule  # type: ignore[attr-defined]
+        for number in data.done:  # killed between its last row and here
+            self._journal_path(data, number).unlink(missing_ok=True)
+        if isinstance(pl_module, AttackTask) and pl_module.total_queries is not None and data.done:
+            spent = merge_records(self.folder, "attack").set_index("index")["queries"]
+            pl_module.spent = int(spent[[index for number in data.done for index in data.batches[number]]].sum())
+
+    def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Open the batch's journal: it answers what an earlier start has asked already."""
+        super().on_predict_batch_start(trainer, pl_module)
+        if isinstance(pl_module, AttackTask) and pl_module.keeps_journal:
+            data: EvaluationData = trainer.datamodule  # type: ignore[attr-defined]
+            pl_module.journal = Journal.open(self._journal_path(data, self.number), fingerprint=self.header.to_dict())
+
+    def write_on_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, prediction: AttackResult, *rest: Any
+    ) -> None:
+        """Keep curves and pictures first, so that a recorded row always has them; then rows; then drop the journal."""
+        task: AttackTask = pl_module  # type: ignore[assignment]
+        data: EvaluationData = trainer.datamodule  # type: ignore[attr-defined]
+        marks = query_marks(task.budget)
+        save_piece(self.folder, data.key(self.number), prediction, marks, adversarial=self.save_adversarial)
+        super().write_on_batch_end(trainer, pl_module, prediction, *rest)
+        self._drop_journal(task, delete=True)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close what is open; the journal of an unfinished batch stays on disk."""
+        if isinstance(pl_module, AttackTask):
+            self._drop_journal(pl_module, delete=False)
+        super().teardown(trainer, pl_module, stage)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """As teardown."""
+        self.teardown(trainer, pl_module, "predict")
+
+    def rows(self, prediction: AttackResult, batch: Mapping[str, torch.Tensor]) -> list[AttackRecord]:
+        """See :class:`RecordWriter`."""
+        columns: dict[str, list[Any]] = {
+            "index": prediction.indices.tolist(),
+            "label": prediction.labels.tolist(),
+            "target": [None] * len(prediction) if prediction.targets is None else prediction.targets.tolist(),
+            "predicted": prediction.predicted.tolist(),
+            "success": prediction.success.tolist(),
+            "queries": prediction.queries.tolist(),
+            "queries_to_success": prediction.queries_to_success.tolist(),
+            **{name: values.tolist() for name, values in prediction.norms().items()},
+            "seconds": prediction.seconds.tolist(),
+            "fail_reason": ["" if reason == "success" else reason for reason in prediction.reason],
+        }
+        return [AttackRecord(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+
+    def _journal_path(self, data: EvaluationData, number: int) -> Path:
+        return self.folder / "journal" / f"{data.key(number)}.journal"
+
+    @staticmethod
+    def _drop_journal(task: AttackTask, *, delete: bool) -> None:
+        if task.journal is not None:
+            task.journal.close()
+            if delete:
+                task.journal.path.unlink()
+            task.journal = None
+
+
+class CertificationRecordWriter(RecordWriter):
+    """Cohen's rows of a certification."""
+
+    def rows(self, prediction: Certificate, batch: Mapping[str, torch.Tensor]) -> list[CertificateRecord]:
+        """See :class:`RecordWriter`."""
+        columns = (batch["index"], batch["label"], prediction.prediction, prediction.radius, prediction.seconds)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return [
+            CertificateRecord(
+                idx=index, label=label, predict=predict, radius=radius, correct=predict == label, time=seconds
+            )
+            for index, label, predict, radius, seconds in rows
+        ]

@@ -1,0 +1,227 @@
+"""attack.py's and certify.py's command lines: a victim, images, a task; resumed where a killed start stopped."""
+
+import logging
+import sys
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from inspect import signature
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.strategies import DDPStrategy
+
+import callbacks  # noqa: F401  its class names become known to the parser
+import datamodules  # noqa: F401  its class names become known to the parser
+from callbacks.lineage import parent_of, write_lineage
+from callbacks.loggers import log_config, runs_of
+from callbacks.progress import EvaluationProgress
+from callbacks.record_writer import RecordWriter
+from callbacks.selection import EvaluationData, Selection
+from cli.folders import JobType, RunOptions, refuse_other_settings, result_settings, save_config
+from cli.parser import PARSER, ZerothParser
+from cli.victims import VictimOptions, build_victim, load_checkpoint
+from zeroth.records.schema import Kind, RecordHeader, file_sha256
+
+# Ranks run free until they meet at the end; torch's 30 minutes would kill the rank that waits.
+PATIENCE = timedelta(days=30)
+# The Trainer's options that an evaluation has a use for.
+MACHINE = (
+    "accelerator", "devices", "num_nodes", "strategy", "plugins", "callbacks", "logger", "enable_progress_bar",
+    "deterministic", "benchmark", "profiler",
+)  # fmt: skip
+
+
+class EvaluationCLI(LightningCLI):
+    """Parses and builds an evaluation; :meth:`run` runs it over the selected images and writes the report.
+
+    Args:
+        args: command line words; default: the program's own.
+    """
+
+    job: ClassVar[JobType]
+    examples: ClassVar[str]
+    batch_size: ClassVar[int]
+
+    def __init__(self, args: Sequence[str] | None = None) -> None:
+        # Which devices there are and that predict has no callbacks of its own says nothing about an evaluation.
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            run=False,
+            args=list(sys.argv[1:] if args is None else args),
+            parser_class=ZerothParser,
+            parser_kwargs=PARSER | {"description": self.examples},
+            subclass_mode_data=True,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; the images are those that the victim was trained for unless --data says otherwise."""
+        self.config = parser.parse_args(args)
+        checkpoint, victim = self.config.checkpoint, self.config.victim.name
+        if (checkpoint is None) == (victim is None):
+            raise ValueError("give a victim: either --checkpoint FILE of train.py, or --victim NAME (see --help)")
+        self.module: LightningModule | None = None
+        if checkpoint is not None:
+            self.module, data = load_checkpoint(checkpoint)
+            if self.config.get("data") is None and data is not None:
+                self.config = parser.parse_object({"data": data}, self.config)
+        if self.config.get("data") is None:
+            raise ValueError(
+                "give the images by --data, e.g. --data Digits or --data configs/data/mnist.yaml: "
+                "the victim does not tell them"
+            )
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what both jobs take."""
+        parser.add_argument(
+            "--checkpoint",
+            type=str | None,
+            default=None,
+            help="Lightning checkpoint of train.py: network, hyperparameters and data come from it",
+        )
+        parser.add_class_arguments(VictimOptions, "victim")
+        parser.add_class_arguments(Selection, "images")
+        parser.add_argument(
+            "--batch_size",
+            type=int,
+            default=self.batch_size,
+            help="images worked on together; a kill loses at most one batch",
+        )
+        parser.add_argument(
+            "--max_batch",
+            type=int | None,
+            default=None,
+            help="most images the victim is asked at once; default 128 on CPU, 4,096 on a GPU",
+        )
+        parser.add_argument(
+            "--shard", type=str | None, default=None, help="k/n: only part k of n; jobs of one folder are merged"
+        )
+        parser.add_argument(
+            "--seed", type=int, default=0, help="with an image's dataset index it fixes all random draws of the image"
+        )
+        parser.add_class_arguments(RunOptions, "run")
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the images, the job's options and the machine; the model comes from the checkpoint or --victim."""
+        parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
+        self.add_job_arguments(parser)
+        # The rest of the Trainer's options is for training.
+        skip = {name for name in signature(Trainer).parameters if name not in MACHINE}
+        parser.add_class_arguments(
+            Trainer, "trainer", instantiate=False, sub_configs=True, fail_untyped=False, skip=skip
+        )
+        parser.set_defaults({"trainer.devices": 1})
+
+    def _set_seed(self) -> None:
+        """Nothing: each image has its own stream, keyed by --seed."""
+
+    def _add_instantiators(self) -> None:
+        """Nothing: an evaluation writes no checkpoints."""
+
+    def instantiate_classes(self) -> None:
+        """Build images, victim, task and trainer, refusing a folder that other settings have used."""
+        self._dump_config()
+        self.resolved = {key: value for key, value in self.config_dump.items() if key != "config"}
+        self.options = RunOptions(**self.resolved["run"])
+        self.config_init = self.parser.instantiate(self.config)
+        self.victim_options: VictimOptions = self.config_init.victim
+        self.data = EvaluationData(
+            self.config_init.data,
+            self.config_init.images,
+            shard=self.config_init.shard,
+            batch_size=self.config_init.batch_size,
+        )
+        victim = build_victim(self.victim_options) if self.module is None else self.module
+        self.task = self.build_task(victim, self.config_init.data.num_classes)
+        self.folder = self.options.folder(self.job, f"{self.victim_name()}-{self.method_name()}")
+        self.settings = self.outcome_settings()
+        refuse_other_settings(self.folder, self.settings)
+        self.writer = self.build_writer()
+        self.trainer = self.instantiate_trainer()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add the record writer, the progress line and the loggers."""
+        config = dict(self.config_init.trainer)
+        given = config.pop("callbacks") or []
+        extra = [self.writer] if config.get("enable_progress_bar") is False else [self.writer, EvaluationProgress()]
+        if config.get("logger") in (None, True):
+            config["logger"] = self.options.loggers(self.job, self.folder)
+        if config["strategy"] == "ddp" or (config["strategy"] == "auto" and config["devices"] not in (1, "1", "auto")):
+            config["strategy"] = DDPStrategy(timeout=PATIENCE)
+        config |= {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+        config |= {"inference_mode": False, "use_distributed_sampler": False, "default_root_dir": self.folder}
+        given = given if isinstance(given, list) else [given]
+        return Trainer(**config, callbacks=[*given, *extra], **kwargs)
+
+    def victim_name(self) -> str:
+        """Name the victim by its training run, its file or its class."""
+        if self.config.checkpoint is None:
+            return str(self.victim_options.name).rpartition(".")[2]
+        path = Path(self.config.checkpoint).resolve()
+        return path.parent.parent.name if path.parent.name == "checkpoints" else path.stem
+
+    def outcome_settings(self) -> dict[str, Any]:
+        """Everything that decides the rows: the run folder belongs to it."""
+        victim: dict[str, Any] = {"output": self.victim_options.output}
+        if self.config.checkpoint is not None:
+            victim["checkpoint_sha256"] = file_sha256(self.config.checkpoint)
+        else:
+            victim |= {key: value for key, value in self.resolved["victim"].items() if key != "state_dict"}
+            if self.victim_options.state_dict is not None:
+                victim["state_dict_sha256"] = file_sha256(self.victim_options.state_dict)
+        same = {key: self.resolved[key] for key in ("data", "images", "seed", *self.outcome_keys)}
+        return {"victim": victim, **result_settings(same)}
+
+    def parents(self) -> list[dict[str, Any]]:
+        """The files that the victim is made of, with their hashes."""
+        files = (self.config.checkpoint, self.victim_options.state_dict)
+        return [parent_of(path) for path in files if path is not None]
+
+    def header(self, kind: Kind) -> RecordHeader:
+        """What every record file of the run begins with."""
+        parents = self.parents()
+        sha256 = parents[0]["sha256"] if parents else None
+        return RecordHeader(kind=kind, config=self.settings, checkpoint_sha256=sha256, seed=self.config.seed)
+
+    def run(self) -> None:
+        """Evaluate what is not recorded yet; rank 0 then merges all records of the folder into the report."""
+        leader = self.trainer.is_global_zero
+        if leader:
+            save_config(self.folder, self.resolved)
+            write_lineage(self.folder, self.job, self.settings, self.parents())
+            log_config(runs_of(self.trainer), self.resolved)
+        # A finished run, or a rank beyond the last batch, has nothing to load: no fault.
+        warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero.*")
+        self.trainer.predict(self.task, datamodule=self.data, return_predictions=False)
+        self.trainer.strategy.barrier("records are written")
+        if leader:
+            self.report()
+
+    outcome_keys: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def add_job_arguments(self, parser: LightningArgumentParser) -> None:
+        """Add the options of the job."""
+
+    @abstractmethod
+    def build_task(self, victim: Callable[..., Any], num_classes: int) -> LightningModule:
+        """What is done with a batch."""
+
+    @abstractmethod
+    def build_writer(self) -> RecordWriter:
+        """What is kept of a batch."""
+
+    @abstractmethod
+    def method_name(self) -> str:
+        """The second half of the run's default name."""
+
+    @abstractmethod
+    def report(self) -> None:
+        """Merge, summarise, draw and log; rank 0 only."""

@@ -1,0 +1,119 @@
+"""Where a run lives, what settings it belongs to, and where its numbers go."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+
+from zeroth.records.json_io import plain
+
+JobType = Literal["train-victim", "attack", "certify"]
+
+# What may change between a start and its resumption: where and how fast it runs, not what comes out.
+HARDWARE = (
+    "accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar", "enable_model_summary", "logger",
+    "log_every_n_steps", "default_root_dir", "profiler", "detect_anomaly", "benchmark",
+)  # fmt: skip
+DATA_PLACE = ("root", "num_workers", "download")
+
+
+@dataclass
+class RunOptions:
+    """Name and bookkeeping of a run; its folder is <root>/<job>/<name>.
+
+    Args:
+        name: the run's name; default: the config file's stem, or victim and attack.
+        root: folder of all runs.
+        group: W&B group, for runs of one experiment grid.
+        tags: W&B tags, e.g. the paper and the dataset.
+        project: W&B project.
+        wandb: W&B mode; default: the environment variable WANDB_MODE, else offline.
+    """
+
+    name: str | None = None
+    root: str = "runs"
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    project: str = "zeroth"
+    wandb: Literal["offline", "online", "disabled"] | None = None
+
+    def folder(self, job: JobType, name: str) -> Path:
+        """The run's folder, <root>/<job>/<name>."""
+        return Path(self.root) / job / (self.name or name)
+
+    def loggers(self, job: JobType, folder: Path) -> list[Logger]:
+        """A CSV logger below the run folder and, unless disabled, a W&B logger whose files live there too."""
+        # A new csv/version_N a start: CSVLogger deletes older files of its folder.
+        loggers: list[Logger] = [CSVLogger(folder, name="csv")]
+        mode = self.wandb or os.environ.get("WANDB_MODE", "offline")
+        if mode in ("offline", "dryrun"):
+            loggers.append(self._wandb(job, folder, offline=True))
+        elif mode == "online":
+            loggers.append(self._wandb(job, folder, offline=False))
+        elif mode != "disabled":
+            raise ValueError(f"WANDB_MODE must be offline, online or disabled, got {mode!r}")
+        return loggers
+
+    def _wandb(self, job: JobType, folder: Path, *, offline: bool) -> WandbLogger:
+        folder.mkdir(parents=True, exist_ok=True)  # wandb falls back to /tmp when the folder is missing
+        return WandbLogger(
+            name=folder.name,
+            save_dir=folder,
+            offline=offline,
+            project=self.project,
+            group=self.group,
+            job_type=job,
+            tags=self.tags or None,
+            settings={"silent": offline},  # the run folder is told at the end
+        )
+
+
+def result_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a resolved configuration that decides what comes out: without the run's name, place and hardware."""
+    settings = {key: value for key, value in config.items() if key not in ("run", "config", "shard", "trainer")}
+    if isinstance(trainer := config.get("trainer"), Mapping):
+        settings["trainer"] = {key: value for key, value in trainer.items() if key not in HARDWARE}
+    if isinstance(data := settings.get("data"), Mapping) and isinstance(data.get("init_args"), Mapping):
+        arguments = {key: value for key, value in data["init_args"].items() if key not in DATA_PLACE}
+        settings["data"] = {**data, "init_args": arguments}
+    return settings
+
+
+def difference(was: Any, now: Any, field: str = "") -> tuple[str, Any, Any] | None:
+    """Find the first field, by its dotted name, in which two settings differ: (field, old value, new value)."""
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        for key in sorted({*was, *now}):
+            if found := difference(was.get(key), now.get(key), f"{field}.{key}" if field else str(key)):
+                return found
+        return None
+    return None if was == now else (field, was, now)
+
+
+def refuse_other_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Check that a run folder, if it has been used, belongs to these settings.
+
+    Raises:
+        ValueError: it was made with others; names the first field that differs and the remedy.
+    """
+    kept = folder / "lineage.json"
+    if not kept.is_file():
+        return
+    now = plain(settings)
+    if found := difference(json.loads(kept.read_text())["settings"], now):
+        raise ValueError(
+            f"{folder} was made with {found[0]} = {found[1]!r}, this run has {found[2]!r}: "
+            "use the same settings to go on with it, or give this run a name of its own by --run.name"
+        )
+
+
+def save_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write config.yaml; at once as a whole, because ranks and shards may start together."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".config.{os.getpid()}.yaml"
+    part.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    part.replace(folder / "config.yaml")

@@ -1,0 +1,154 @@
+"""The model under evaluation: out of a Lightning checkpoint, torchvision, or any class with a file of weights."""
+
+import importlib
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import instantiate_module
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+import zeroth.networks
+from cli.faults import known_classes
+from lightning_modules import Classifier  # type: ignore[attr-defined]
+from zeroth.oracles import Output
+
+# What torch.load raises for a file that is cut short or no torch file at all.
+_UNREADABLE = (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, UnicodeDecodeError, ValueError)
+
+
+@dataclass
+class VictimOptions:
+    """A victim that is no checkpoint of train.py; --victim NAME is short for --victim.name NAME.
+
+    Args:
+        name: a torchvision classifier, a class of zeroth.networks, or a class path of your own.
+        weights: torchvision's published weights, e.g. DEFAULT.
+        init_args: arguments of the class, e.g. --victim.init_args.width 32.
+        state_dict: file of weights, by torch.save or safetensors.
+        output: what the scores are; holds for checkpoints too.
+    """
+
+    name: str | None = None
+    weights: str | None = None
+    init_args: dict[str, Any] = field(default_factory=dict)
+    state_dict: str | None = None
+    output: Output = "logits"
+
+
+def read_weights(path: str | Path) -> Any:
+    """Read a file of tensors and plain values, never running code that is in it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is cut short, no torch or safetensors file, or holds pickled code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"checkpoint {path} does not exist: train.py writes runs/train-victim/<name>/checkpoints/last.ckpt"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported operand" in str(error):
+            raise ValueError(f"checkpoint {path} cannot be read: it is no torch checkpoint, or damaged") from error
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise ValueError(
+            f"checkpoint {path} holds pickled objects besides tensors and plain values"
+            f"{f' ({named.group(1)})' if named else ''}: refused, because loading them would run code of the file. "
+            "Save the weights alone, torch.save(model.state_dict(), ...), and give them by "
+            "--victim CLASS --victim.state_dict FILE"
+        ) from error
+    except (*_UNREADABLE, SafetensorError) as error:
+        raise ValueError(
+            f"checkpoint {path} cannot be read: it is cut short or no torch checkpoint; copy it again or train it anew"
+        ) from error
+
+
+def load_checkpoint(path: str | Path) -> tuple[LightningModule, dict[str, Any] | None]:
+    """Build the module that a checkpoint of train.py holds.
+
+    Returns:
+        the module in eval mode, and its datamodule as {class_path, init_args}, None where the checkpoint does not tell.
+
+    Raises:
+        FileNotFoundError, ValueError: as in :func:`read_weights`, or it is no checkpoint of train.py.
+    """
+    checkpoint = read_weights(path)
+    keys = set(checkpoint) if isinstance(checkpoint, dict) else set()
+    settings = checkpoint.get("hyper_parameters") if "hyper_parameters" in keys else None
+    if "state_dict" not in keys or not settings or not ("_class_path" in settings or "network" in settings):
+        raise ValueError(
+            f"checkpoint {path} was not written by train.py (it has no state_dict with hyper_parameters): "
+            "for weights from elsewhere give --victim CLASS --victim.state_dict FILE"
+        )
+    settings = {key: value for key, value in settings.items() if key != "_instantiator"}
+    # A Classifier made and trained in Python keeps its arguments, but not the name of its class.
+    module = instantiate_module(LightningModule if "_class_path" in settings else Classifier, settings)
+    _fill(module, checkpoint["state_dict"], path)
+    return module.eval(), checkpoint.get("zeroth", {}).get("data")
+
+
+def build_victim(options: VictimOptions) -> Callable[[Any], Any]:
+    """Build a victim by name; modules come in eval mode.
+
+    Raises:
+        ValueError: unknown name (lists the known ones), wrong arguments, or weights that do not fit.
+    """
+    name = options.name or ""
+    if name in torchvision.models.list_models(module=torchvision.models):
+        arguments = {"name": name, "weights": options.weights, **options.init_args}
+        victim: Any = zeroth.networks.TorchvisionClassifier(**arguments)  # type: ignore[attr-defined]
+    else:
+        if options.weights is not None:
+            raise ValueError(
+                f"victim.weights {options.weights!r} is for torchvision's models; give a file by --victim.state_dict"
+            )
+        target = _find(name)
+        try:
+            victim = target(**options.init_args)
+        except TypeError as error:
+            raise ValueError(f"victim {name} does not take victim.init_args {options.init_args}: {error}") from error
+    if options.state_dict is not None:
+        if not isinstance(victim, nn.Module):
+            raise ValueError(f"victim.state_dict needs a torch module, {name} gives a {type(victim).__name__}")
+        state = read_weights(options.state_dict)
+        _fill(victim, state.get("state_dict", state), options.state_dict)
+    return victim.eval() if isinstance(victim, nn.Module) else victim
+
+
+def _find(name: str) -> Callable[..., Any]:
+    if "." not in name:
+        if name in (known := known_classes("network")):
+            return getattr(zeroth.networks, name)
+        raise ValueError(
+            f"victim: unknown name {name!r}; give a torchvision classifier (e.g. resnet18), one of {', '.join(known)}, "
+            "or a class path package.module.Class"
+        )
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"victim: cannot import {name}: {error}; the folder of your package must be on PYTHONPATH"
+        ) from error
+
+
+def _fill(module: nn.Module, state: dict[str, Any], path: str | Path) -> None:
+    try:
+        module.load_state_dict(state)
+    except (RuntimeError, AttributeError) as error:
+        first = " ".join(str(error).split())[:300]
+        raise ValueError(f"weights {path} do not fit {type(module).__name__}: {first}") from error

@@ -1,0 +1,110 @@
+"""Curves, examples and adversarial images survive batch by batch and merge to what one batch gives."""
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from callbacks.pieces import MARKS, load_pieces, query_marks, save_piece
+from callbacks.progress import EvaluationProgress
+from callbacks.tasks import choose_targets
+from cli import AttackCLI, CertifyCLI
+from tests.runs import QUIET, counted, run
+from tests.victims import random_linear
+from zeroth.attacks import NESPGD
+from zeroth.oracles import ScoreOracle
+
+
+@pytest.fixture(scope="module")
+def result():
+    images = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    model = random_linear(3, 16)
+    labels = model(images).argmax(1)
+    labels[3] = (labels[3] + 1) % 3  # misclassified
+    return NESPGD(epsilon=0.2)(ScoreOracle(model), images, labels, budget=300, seed=0, indices=range(100, 120))
+
+
+def part(result, rows):
+    images = [result.images[rows], result.labels[rows], result.indices[rows]]
+    return NESPGD(epsilon=0.2)(ScoreOracle(random_linear(3, 16)), *images[:2], budget=300, seed=0, indices=images[2])
+
+
+def test_batches_merge_to_the_whole(result, tmp_path):
+    marks = query_marks(300)
+    for key, rows in (("b", slice(12, 20)), ("a", slice(0, 12))):
+        save_piece(tmp_path, key, part(result, rows), marks, adversarial=True)
+    pieces = load_pieces(tmp_path)
+    assert pieces.index.tolist() == list(range(100, 120))
+    assert torch.allclose(pieces.distance, result.best_distance_at(marks).T)
+    assert pieces.distance[3].isinf().all() and 0 < result.success.sum() < 20
+    won = result.success.nonzero().flatten()[:8]
+    assert pieces.shown.tolist() == result.indices[won].tolist()
+    assert torch.allclose(pieces.adversarial, result.adversarial[won], atol=1e-5)
+    assert torch.equal(pieces.image, result.images[won])
+    kept = load_file(tmp_path / "adversarial" / "a.safetensors")
+    assert kept["index"].tolist() == list(range(100, 112))
+    assert torch.allclose(kept["adversarial"], result.adversarial[:12], atol=1e-5)
+    # What is claimed as a success is adversarial when asked again.
+    again = random_linear(3, 16)(kept["adversarial"]).argmax(1)
+    assert torch.equal(again[kept["success"]], kept["predicted"][kept["success"]])
+    assert (again[kept["success"]] != kept["label"][kept["success"]]).all()
+
+
+def test_a_run_without_pieces_has_none(tmp_path):
+    assert load_pieces(tmp_path) is None
+
+
+@pytest.mark.parametrize("budget", [1, 2, 10, 10_000])
+def test_marks_rise_from_one_to_the_budget(budget):
+    marks = query_marks(budget)
+    assert marks[0] == 1 and marks[-1] == budget and len(marks) <= MARKS
+    assert marks == sorted(set(marks))
+
+
+def test_targets_differ_from_labels_and_depend_on_the_image_alone():
+    labels, indices = torch.arange(10).repeat(30), torch.arange(300)
+    assert choose_targets("none", labels, indices, 10, 0) is None
+    assert choose_targets("next", labels, indices, 10, 0).tolist() == [(k + 1) % 10 for k in labels.tolist()]
+    targets = choose_targets("random", labels, indices, 10, 0)
+    assert (targets != labels).all() and ((targets >= 0) & (targets < 10)).all()
+    assert set(((targets - labels) % 10).tolist()) == set(range(1, 10))
+    assert torch.equal(choose_targets("random", labels[7:], indices[7:], 10, 0), targets[7:])
+    assert not torch.equal(choose_targets("random", labels, indices, 10, 1), targets)
+
+
+@pytest.mark.parametrize(("command", "words", "told"), [
+    (AttackCLI, ["--attack", "ZONGD", "--attack.epsilon", "0.3", "--budget", "50"], "20 adversarial"),
+    (CertifyCLI, ["--certify.n", "60", "--certify.n0", "40"], "20 right under noise"),
+])  # fmt: skip
+def test_progress_counts_images_and_queries(command, words, told, tmp_path):
+    log = tmp_path / "log"
+    words += ["--images.count", "20", "--batch_size", "8", *counted(log)]
+    cli = command(words)
+    progress = EvaluationProgress(Console(file=io.StringIO(), force_terminal=True, width=160))
+    cli.trainer.callbacks.append(progress)
+    cli.run()
+    assert (progress.images, progress.queries) == (20, log.stat().st_size)
+    text = progress.console.file.getvalue()
+    assert "20/20" in text and " images/s, " in text and " queries/s, " in text
+    assert f"{progress.hits} of {told}" in text
+
+
+def test_save_adversarial_keeps_every_image(tmp_path):
+    words = [
+        "--attack",
+        "ZONGD",
+        "--attack.epsilon",
+        "0.3",
+        "--budget",
+        "50",
+        "--images.count",
+        "12",
+        "--batch_size",
+        "5",
+    ]
+    cli = run(AttackCLI, *words, *counted(tmp_path / "log"), "--save-adversarial", *QUIET)
+    kept = [load_file(path) for path in sorted((cli.folder / "adversarial").iterdir())]
+    assert [piece["index"].tolist() for piece in kept] == cli.data.batches
+    assert all(piece["adversarial"].shape[1:] == (1, 8, 8) for piece in kept)

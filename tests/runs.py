@@ -1,0 +1,89 @@
+"""Victims and runs that the tests of the command line and the callbacks share."""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from cli import TrainCLI, plain_messages
+
+ROOT = Path(__file__).parents[1]
+_KEPT = tempfile.TemporaryDirectory(prefix="zeroth-tests-")  # removed when the test session ends
+QUIET = ("--run.wandb", "disabled", "--trainer.enable_progress_bar", "false")
+
+
+class Counted(nn.Module):
+    """Logits of the nearest class mean of the digits, in float64; counts for itself, outside its own process.
+
+    Args:
+        log: file that gets one byte for each image answered.
+        kill_after: the process kills itself (kill -9) rather than answer more images than that; only where the
+            environment has KILL=1, so that the resumed run has the same settings.
+    """
+
+    def __init__(self, *, log: str, kill_after: int = 0) -> None:
+        super().__init__()
+        digits = load_digits()
+        flat, labels = torch.tensor(digits.data) / 16, torch.tensor(digits.target)
+        means = torch.stack([flat[labels == k].mean(0) for k in range(10)])
+        self.register_buffer("weight", 10 * means)
+        self.register_buffer("bias", -5 * means.square().sum(1))
+        self.log, self.kill_after = Path(log), kill_after
+
+    def forward(self, images: Tensor) -> Tensor:
+        if os.environ.get("KILL") and asked(self.log) + len(images) > self.kill_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        with self.log.open("ab") as file:
+            file.write(b"." * len(images))
+        # Image by image: no rounding depends on the batch.
+        flat = images.flatten(1).double()
+        return torch.stack([(flat * w).sum(1) for w in self.weight], 1) + self.bias
+
+
+def asked(log: Path) -> int:
+    """How many images a Counted victim has answered."""
+    return log.stat().st_size if log.exists() else 0
+
+
+def counted(log: Path, kill_after: int = 0) -> list[str]:
+    """Options that evaluate a Counted victim on the digits."""
+    victim = ["--victim", "tests.runs.Counted", "--victim.init_args.log", str(log)]
+    return [
+        *victim,
+        "--victim.init_args.kill_after",
+        str(kill_after),
+        "--data",
+        "Digits",
+        "--run.root",
+        str(log.parent),
+        *QUIET,
+    ]
+
+
+def run(command: type, *words: str | Path) -> object:
+    """Run a command in this process, as its script does."""
+    with plain_messages():
+        cli = command([str(word) for word in words])
+        cli.train() if isinstance(cli, TrainCLI) else cli.run()
+    return cli
+
+
+def start(script: str, *words: str | Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run a script in a process of its own."""
+    command = [sys.executable, str(ROOT / script), *map(str, words)]
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(command, env=settings, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@functools.cache
+def digits_checkpoint() -> Path:
+    """A victim of three epochs, trained once a test session by the real command."""
+    cli = run(TrainCLI, "--trainer.max_epochs", "3", "--run.root", _KEPT.name, *QUIET)
+    return cli.folder / "checkpoints" / "best.ckpt"

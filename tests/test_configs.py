@@ -1,0 +1,93 @@
+"""Every shipped config goes through the real command line."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import datamodules
+import zeroth.attacks
+from cli import AttackCLI, CertifyCLI, TrainCLI
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def shipped(folder: str) -> list[Path]:
+    return sorted((CONFIGS / folder).glob("*.yaml"))
+
+
+def stem(path: Path) -> str:
+    return path.stem
+
+
+def printed(capsys, command, *words: str) -> dict:
+    with pytest.raises(SystemExit) as end:
+        command([*words, "--print_config"])
+    assert end.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("path", shipped("victim"), ids=stem)
+def test_a_victim_config_names_what_it_trains(path, capsys):
+    config = printed(capsys, TrainCLI, "--config", str(path))
+    written = yaml.safe_load(path.read_text())
+    assert config["model"]["class_path"].rpartition(".")[2] == written["model"]["class_path"]
+    assert config["trainer"]["max_epochs"] == written["trainer"]["max_epochs"]
+    assert config["model"]["init_args"]["network"]["class_path"].startswith("zeroth.networks")
+
+
+@pytest.mark.parametrize("path", shipped("data"), ids=stem)
+def test_a_data_config_composes_with_a_victim(path, capsys):
+    config = printed(capsys, TrainCLI, "--config", str(CONFIGS / "victim" / "digits.yaml"), "--data", str(path))
+    assert config["data"]["class_path"].rpartition(".")[2] in datamodules.__all__
+    assert config["data"]["class_path"].rpartition(".")[2] == yaml.safe_load(path.read_text())["class_path"]
+
+
+@pytest.mark.parametrize("path", shipped("attack"), ids=stem)
+def test_an_attack_config_builds_what_it_says(path, tmp_path):
+    words = ["--victim", "DigitsCNN", "--data", "Digits", "--attack", str(path)]
+    cli = AttackCLI([*words, "--run.root", str(tmp_path), "--run.wandb", "disabled"])
+    written = yaml.safe_load(path.read_text())
+    attack = cli.task.attack
+    assert type(attack) is getattr(zeroth.attacks, written["class_path"])
+    assert {name: getattr(attack, name) for name in written.get("init_args", {})} == written.get("init_args", {})
+    assert cli.folder.name == f"DigitsCNN-{path.stem}"
+
+
+@pytest.mark.parametrize("path", shipped("certify"), ids=stem)
+def test_a_certify_config_sets_the_certifier(path, tmp_path):
+    words = ["--victim", "DigitsCNN", "--data", "Digits", "--certify", str(path)]
+    cli = CertifyCLI([*words, "--run.root", str(tmp_path), "--run.wandb", "disabled"])
+    written = yaml.safe_load(path.read_text())
+    assert {name: getattr(cli.task, name) for name in ("sigma", "n0", "n", "alpha")} == written
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [(TrainCLI, "--run.name"), (AttackCLI, "--budget"), (CertifyCLI, "--certify.sigma")],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_help_shows_examples_that_parse(command, option, capsys):
+    with pytest.raises(SystemExit) as end:
+        command(["--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert option in text
+    examples = [line.split()[2:] for line in text.splitlines() if line.startswith("  python ")]
+    assert len(examples) >= 3
+    if command is TrainCLI:
+        for words in examples:
+            printed(capsys, command, *[word for word in words if word != "--print_config"])
+    for words in examples:
+        for word in words:
+            assert not word.startswith("configs/") or (CONFIGS.parent / word).exists()
+
+
+def test_every_folder_ships_something():
+    assert all(shipped(folder) for folder in ("victim", "data", "attack", "certify"))
+
+
+def test_the_default_is_the_digits_victim(capsys):
+    config = printed(capsys, TrainCLI, "--trainer.max_epochs", "3")
+    assert config["data"]["class_path"] == "datamodules.Digits"
+    assert config["trainer"]["max_epochs"] == 3
