@@ -78,7 +78,7 @@ def distortion_figure(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, norm
     marks_of_all = np.concatenate([marks for marks, _ in spread.values()]) if spread else np.array([1.0])
     _query_axis(axes, marks_of_all.min(), marks_of_all.max())
     axes.set_ylim(0, top)
-    return _finish(figure, axes, "upper right")
+    return _finish(figure, axes, "best")
 
 
 def certified_accuracy_figure(
