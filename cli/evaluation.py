@@ -24,6 +24,7 @@ from callbacks.selection import EvaluationData, Selection
 from cli.folders import JobType, RunOptions, refuse_other_settings, result_settings, save_config
 from cli.parser import PARSER, ZerothParser
 from cli.victims import VictimOptions, build_victim, load_checkpoint
+from lightning_modules.classifier import check_fit
 from zeroth.records.schema import Kind, RecordHeader, file_sha256
 
 # Ranks run free until they meet at the end; torch's 30 minutes would kill the rank that waits.
@@ -139,6 +140,7 @@ class EvaluationCLI(LightningCLI):
             batch_size=self.config_init.batch_size,
         )
         victim = build_victim(self.victim_options) if self.module is None else self.module
+        check_fit(getattr(victim, "network", victim), self.config_init.data)
         self.task = self.build_task(victim, self.config_init.data.num_classes)
         self.folder = self.options.folder(self.job, f"{self.victim_name()}-{self.method_name()}")
         self.settings = self.outcome_settings()

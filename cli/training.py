@@ -85,7 +85,7 @@ class TrainCLI(LightningCLI):
                 ModelCheckpoint(
                     self.folder / "checkpoints",
                     filename="best",
-                    # A system says which of its figures tells its best weights (a noise-trained victim: noisy accuracy).
+                    # A system says which figure tells its best weights (a noise-trained victim: noisy accuracy).
                     monitor=getattr(self.model, "monitor", "val_accuracy"),
                     mode="max",
                     save_last=True,

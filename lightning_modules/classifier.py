@@ -16,6 +16,29 @@ from lightning_modules.hyperparameters import describe
 CHECK_EVERY = 50
 
 
+def check_fit(network: object, data: object, num_classes: int | None = None) -> None:
+    """See that a network takes the images and tells the classes of a datamodule, as far as both tell about themselves.
+
+    Args:
+        network: may have image_shape (C, H, W) and num_classes.
+        data: likewise.
+        num_classes: K of the network where it is known from elsewhere.
+
+    Raises:
+        ValueError: they differ.
+    """
+    num_classes = getattr(network, "num_classes", None) if num_classes is None else num_classes
+    for name, expected, remedy in (
+        ("num_classes", num_classes, "choose other data, or a network with as many classes"),
+        ("image_shape", getattr(network, "image_shape", None), "choose other data, or a network for such images"),
+    ):
+        given = getattr(data, name, None)
+        if given is not None and expected is not None and given != expected:
+            raise ValueError(
+                f"{type(data).__name__} has {name} {given}, but {type(network).__name__} has {expected}: {remedy}."
+            )
+
+
 class Classifier(pl.LightningModule):
     """A network trained by cross-entropy to tell K classes apart.
 
@@ -89,20 +112,7 @@ class Classifier(pl.LightningModule):
         return self.network(images)
 
     def setup(self, stage: str) -> None:
-        datamodule = getattr(self.trainer, "datamodule", None)
-        classes = getattr(datamodule, "num_classes", self.num_classes)
-        if classes != self.num_classes:
-            raise ValueError(
-                f"{type(datamodule).__name__} has {classes} classes, but {type(self.network).__name__} has "
-                f"{self.num_classes}: set the network's num_classes to {classes}."
-            )
-        expected = getattr(self.network, "image_shape", None)
-        given = getattr(datamodule, "image_shape", expected)
-        if expected is not None and given is not None and tuple(given) != tuple(expected):
-            raise ValueError(
-                f"{type(datamodule).__name__} gives images of shape {tuple(given)}, but {type(self.network).__name__} "
-                f"takes {tuple(expected)}: choose another network or set its image_shape."
-            )
+        check_fit(self.network, getattr(self.trainer, "datamodule", None), self.num_classes)
         if self.compile_network and not self._compiled:
             self.network.compile()  # in place: the names in the state_dict stay the same
             self._compiled = True

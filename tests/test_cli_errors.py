@@ -114,6 +114,30 @@ def test_a_victim_is_needed_and_only_one(last_line):
     assert "give the images by --data" in last_line(AttackCLI, *NGD, "--victim", "DigitsCNN")
 
 
+class FiveClasses(torch.nn.Module):
+    """Tells nothing of itself: what does not fit comes out at its first answer."""
+
+    def forward(self, images):
+        return images.flatten(1)[:, 2:7]
+
+
+class OfOtherImages(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+
+
+@pytest.mark.parametrize(
+    ("victim", "message", "code"),
+    [
+        ("CarliniWagnerCNN", "Digits has image_shape (1, 8, 8), but CarliniWagnerCNN has (1, 28, 28): choose other", 2),
+        ("tests.test_cli_errors.FiveClasses", "labels must lie in 0..4, the victim has 5 classes, got 9", 2),
+        ("tests.test_cli_errors.OfOtherImages", "victim OfOtherImages failed on 100 images of shape (1, 8, 8): ", 1),
+    ],
+)
+def test_a_victim_of_other_images_or_classes_is_refused(last_line, victim, message, code):
+    assert message in last_line(AttackCLI, *NGD, "--victim", victim, "--data", "Digits", code=code)
+
+
 def test_unknown_victims_are_told_what_is_known(last_line):
     assert "victim: unknown name 'resnet19'; give a torchvision classifier (e.g. resnet18), one of" in last_line(
         AttackCLI, *NGD, "--victim", "resnet19", "--data", "Digits"

@@ -200,8 +200,14 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> Non
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (DigitsCNN(num_classes=7), "Digits has 10 classes, but DigitsCNN has 7: set the network's num_classes to 10"),
-        (CarliniWagnerCNN(), r"images of shape \(1, 8, 8\), but CarliniWagnerCNN takes \(1, 28, 28\)"),
+        (
+            DigitsCNN(num_classes=7),
+            "Digits has num_classes 10, but DigitsCNN has 7",
+        ),
+        (
+            CarliniWagnerCNN(),
+            r"Digits has image_shape \(1, 8, 8\), but CarliniWagnerCNN has \(1, 28, 28\)",
+        ),
     ],
 )
 def test_a_network_that_does_not_fit_the_data_is_refused_at_the_start(network: nn.Module, message: str) -> None:

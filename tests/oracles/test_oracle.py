@@ -89,6 +89,13 @@ def test_unreadable_answers_stop_with_the_fault_and_the_model_named(model, outpu
     assert "victim <lambda>" in str(error.value)
 
 
+def test_a_model_that_does_not_take_the_images_is_named():
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+    for oracle in (ScoreOracle(net), LabelOracle(net)):
+        with pytest.raises(VictimError, match=r"victim Sequential failed on 10 images of shape \(1, 3, 3\): .*shapes"):
+            oracle(IMAGES)
+
+
 def test_a_change_of_classes_between_answers_is_an_error():
     sizes = iter([3, 4])
     oracle = ScoreOracle(lambda x: torch.randn(len(x), next(sizes)), max_batch=5)

@@ -123,7 +123,17 @@ class Oracle(ABC):
         self.count(len(batch))
         # no_grad and not inference_mode: inference tensors cannot be saved for a later backward (the autograd bridge).
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False), exact_float32():
-            return self.read(self.model(batch), len(batch))
+            return self.read(self._forward(batch), len(batch))
+
+    def _forward(self, batch: Tensor) -> Any:
+        try:
+            return self.model(batch)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # torch's, for images of a shape that the model does not take
+            raise VictimError(
+                f"victim {name_of(self.model)} failed on {len(batch)} images of shape {tuple(batch.shape[1:])}: {error}"
+            ) from error
 
     @abstractmethod
     def read(self, scores: Any, images: int) -> Tensor:
@@ -178,7 +188,7 @@ class GradientOracle(ScoreOracle):
             batch = self.prepare(images[part]).detach().requires_grad_()
             self.count(len(batch))
             with torch.enable_grad(), torch.autocast(self.device.type, enabled=False), exact_float32():
-                got = self.read(self.model(batch), len(batch))
+                got = self.read(self._forward(batch), len(batch))
                 if not got.requires_grad:
                     raise VictimError(
                         f"victim {name_of(self.model)} returned scores without a gradient: "
