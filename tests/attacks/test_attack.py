@@ -32,7 +32,8 @@ GOOD = {"images": IMAGES, "labels": LABELS, "budget": 50, "seed": 0}
         ({"targets": LABELS + 9}, "targets must lie in 0..4, the victim has 5 classes, got"),
         ({"budget": 0}, "budget must be at least 1 query an image, got 0"),
         ({"budget": 1.5}, "budget must be integers"),
-        ({"seed": -1}, "seed must be >= 0, got -1"),
+        ({"budget": torch.tensor([5, 6])}, r"budget must be integers of shape \(4,\), one an image, got"),
+        ({"seed": -1}, "seed must be >= 0 and below 2.32, got -1"),
         ({"indices": [1, 1, 2, 3]}, "indices must be distinct"),
     ],
 )

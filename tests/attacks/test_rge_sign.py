@@ -43,3 +43,31 @@ def test_minimises_a_linear_margin_in_one_large_step():
     moved = (victim.asked[-1] - IMAGE[0]).flatten()
     best = -0.2 * weight.abs().sum()
     assert float(moved @ weight) < 0.97 * float(best)
+
+
+@pytest.mark.parametrize(("cells", "freedom"), [(None, 36), (3, 9), (50, 36)])
+def test_the_estimate_of_a_linear_gradient_is_unbiased_on_what_the_directions_span(cells, freedom):
+    """Its mean over 20,000 directions is the gradient, averaged over each cell where directions are flat on cells."""
+    seen = []
+
+    class Watching(RGESign):
+        def descend(self, trial, probes, state):
+            assert probes.freedom == freedom
+            seen.append(
+                self.gradient(
+                    probes, self.objective(trial, probes.answers, probes.rows), trial.margin(probes.base, probes.rows)
+                )
+            )
+            return super().descend(trial, probes, state)
+
+    net = random_linear(2, 36)
+    label = net(IMAGE).argmax(1)
+    Watching(epsilon=0.1, samples=20_000, mu=1e-3, cells=cells, kappa=1e3)(
+        ScoreOracle(net), IMAGE, label, budget=20_002, seed=0
+    )
+    gradient = (net.weight[int(label)] - net.weight[1 - int(label)]).reshape(6, 6)
+    if cells == 3:
+        gradient = gradient.reshape(3, 2, 3, 2).mean((1, 3)).repeat_interleave(2, 0).repeat_interleave(2, 1)
+    error = seen[0].reshape(6, 6).double() - gradient
+    # Variance of the mean over q unit directions of m independent coordinates: (m - 1) |g|^2 / q in all.
+    assert float(error.norm()) < 1.5 * ((freedom - 1) / 20_000) ** 0.5 * float(gradient.norm()) + 1e-3

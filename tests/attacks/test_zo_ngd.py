@@ -36,7 +36,8 @@ def test_one_factor_is_equation_22():
 def trial_of(net=NET, images=IMAGES, labels=LABELS) -> Trial:
     budget = torch.full((len(images),), 10**6)
     rules = Rules(lambda delta: delta.flatten(1).abs().amax(1), stop_at_success=False)
-    return Trial(ScoreOracle(net), images, Goal(labels), rules, budget, ImageStreams(0, range(len(images))))
+    streams = ImageStreams(0, range(len(images)))
+    return Trial(ScoreOracle(net), images, Goal(labels), rules, budget=budget, streams=streams)
 
 
 def scores_and_probes(directions: int, net=NET, mu: float = 1e-3) -> tuple[Trial, Probes, torch.Tensor]:
@@ -51,7 +52,7 @@ def scores_and_probes(directions: int, net=NET, mu: float = 1e-3) -> tuple[Trial
         for j in range(directions):
             for k in range(base.shape[1]):
                 scores[n, k] += 16 / (directions * mu) * (answers[n, j, k] - base[n, k]) * u[n, j]
-    return trial, Probes(rows, base, answers, u, 0), scores
+    return trial, Probes(rows, base, answers, u, 16, 0), scores
 
 
 def fisher_of(attack: ZONGD, trial: Trial, probes: Probes) -> torch.Tensor:

@@ -86,6 +86,47 @@ def test_another_run_is_refused(tmp_path):
         run(Logging(NET), tmp_path / "j", LabelOracle, seed=9)
 
 
+@pytest.mark.parametrize("cap", [11, 36, 57, 106])
+@pytest.mark.parametrize("after", [5, 30, 90])
+def test_a_cap_on_all_queries_counts_replayed_answers(tmp_path, cap, after):
+    def go(victim, name):
+        journal = Journal.open(tmp_path / name, {})
+        try:
+            oracle = ScoreOracle(victim, max_batch=4, max_queries=cap)
+            attack = ZONGD(samples=5, epsilon=0.05, cells=None)
+            return attack(oracle, IMAGES, LABELS, budget=60, seed=0, journal=journal)
+        finally:
+            journal.close()
+
+    expected = go(Logging(NET), "whole")
+    assert int(expected.queries.sum()) <= cap
+    if after < cap:
+        with pytest.raises(Power):
+            go(Fragile(NET, after), "torn")
+    for _ in range(2):
+        result = go(Logging(NET), "torn")
+        assert torch.equal(result.queries, expected.queries) and result.reason == expected.reason
+
+
+def test_labels_out_of_range_are_refused_on_the_second_start_too(tmp_path):
+    for _ in range(2):
+        journal = Journal.open(tmp_path / "j", {})
+        with pytest.raises(ValueError, match=r"labels must lie in 0..4, the victim has 5 classes, got 7"):
+            ZONGD()(ScoreOracle(NET), IMAGES, LABELS.clone().fill_(7), budget=9, seed=0, journal=journal)
+        journal.close()
+
+
+def test_files_that_are_no_journal_or_lack_a_field_are_refused(tmp_path):
+    for name, content in (("text", b"no journal at all"), ("png", bytes(range(128, 256)))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(JournalMismatch, match="is no journal: choose another path, or delete the file"):
+            Journal.open(tmp_path / name, {})
+        assert (tmp_path / name).read_bytes() == content
+    Journal.open(tmp_path / "j", {"a": 1, "b": None}).close()
+    with pytest.raises(JournalMismatch, match="written with b = None"):
+        Journal.open(tmp_path / "j", {"a": 1})
+
+
 def test_one_changed_bit_of_one_pixel_is_noticed(tmp_path):
     journal = Journal.open(tmp_path / "j", {})
     journal.append(IMAGES, LABELS)
@@ -107,11 +148,19 @@ def test_a_full_disk_is_reported_and_keeps_what_was_written(tmp_path, monkeypatc
     journal.append(IMAGES, LABELS)
 
     class Full:
+        """Takes half of an entry, then no more."""
+
+        def __init__(self):
+            self.full = False
+
         def __getattr__(self, name):
             return getattr(journal_file, name)
 
         def write(self, data):
-            raise OSError(28, "No space left on device")
+            if self.full:
+                raise OSError(28, "No space left on device")
+            self.full = True
+            return journal_file.write(data[: len(data) // 2])
 
     journal_file = journal._file
     monkeypatch.setattr(journal, "_file", Full())

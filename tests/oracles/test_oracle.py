@@ -125,21 +125,25 @@ def test_bad_options_are_named(options, message):
         ScoreOracle(random_linear(2, 9))(torch.zeros(3, 3))
 
 
-def test_autocast_and_tf32_are_off_inside_and_restored_after():
-    seen = []
+@pytest.mark.parametrize("style", ["torch.set_float32_matmul_precision", "fp32_precision"])
+def test_autocast_and_tf32_are_off_inside_and_restored_after(style):
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    seen, before = [], (matmul.fp32_precision, conv.fp32_precision)
 
     def model(x):
-        seen.append(
-            (torch.is_autocast_enabled("cpu"), torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
-        )
+        seen.append((torch.is_autocast_enabled("cpu"), matmul.fp32_precision, conv.fp32_precision))
         return torch.zeros(len(x), 2)
 
-    torch.set_float32_matmul_precision("medium")
     try:
+        if style == "fp32_precision":
+            matmul.fp32_precision = conv.fp32_precision = "tf32"
+        else:
+            torch.set_float32_matmul_precision("high")
+        expected = matmul.fp32_precision, conv.fp32_precision
         with torch.autocast("cpu", dtype=torch.bfloat16):
             ScoreOracle(model)(IMAGES)
             assert torch.is_autocast_enabled("cpu")
-        assert torch.get_float32_matmul_precision() == "medium"
+        assert (matmul.fp32_precision, conv.fp32_precision) == expected
     finally:
-        torch.set_float32_matmul_precision("highest")
-    assert seen == [(False, "highest", False)]
+        matmul.fp32_precision, conv.fp32_precision = before
+    assert seen == [(False, "ieee", "ieee")]

@@ -7,7 +7,9 @@ from zeroth.oracles import ImageStreams
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**32), st.lists(st.integers(0, 10**6), min_size=2, max_size=6, unique=True), st.integers(1, 5))
+@given(
+    st.integers(0, 2**32 - 1), st.lists(st.integers(0, 10**6), min_size=2, max_size=6, unique=True), st.integers(1, 5)
+)
 def test_a_draw_depends_on_seed_and_index_and_history_alone(seed, indices, cut):
     whole = ImageStreams(seed, indices)
     rows = torch.arange(len(indices))
@@ -36,7 +38,9 @@ def test_moments_and_sphere():
 
 
 def test_bad_keys_are_named():
-    with pytest.raises(ValueError, match="seed must be >= 0, got -1"):
+    with pytest.raises(ValueError, match=r"seed must be >= 0 and below 2.32, got -1"):
         ImageStreams(-1, [0])
+    with pytest.raises(ValueError, match=r"below 2.32, got 4294967296"):
+        ImageStreams(2**32, [0])
     with pytest.raises(ValueError, match="indices must be dataset indices >= 0, got -5"):
         ImageStreams(0, [3, -5])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.victims import Logging, Scatter, random_linear
 from zeroth.attacks import AttackResult
-from zeroth.oracles import LabelOracle, ScoreOracle, distance
+from zeroth.oracles import GradientOracle, LabelOracle, ScoreOracle, distance
 
 SIZE = 6
 NET = random_linear(5, 16)
@@ -182,6 +182,54 @@ def test_what_was_not_asked_answers_nan_or_minus_one_and_meets_no_goal():
         result = Ragged(oracle_type=kind)(kind(NET), images, labels, budget=20, seed=0)
         assert result.queries.tolist() == [1, 3, 4, 5, 5, 5]
         assert result.reason[0] == "tired"
+
+
+class Downhill(Scatter):
+    """Asks gradients of its own objective, then a plain point: both kinds of white-box query."""
+
+    def run(self, trial):
+        while len(rows := trial.active):
+            points = trial.images[rows] + 0.3 * trial.randn(rows, tuple(trial.images.shape[1:]))
+            answers, gradients = trial.gradient(points.double(), rows, lambda log_p, theirs: log_p[:, 0] * theirs)
+            blank = answers.isnan().all(1)
+            assert torch.equal(blank, gradients.flatten(1).isnan().all(1))
+            p = NET(points.clamp(0, 1)).softmax(1)
+            weight = NET.weight
+            expected = rows[:, None] * (weight[0] - p @ weight)  # d log p_0 / d x of a linear victim
+            assert torch.allclose(gradients.flatten(1)[~blank].double(), expected[~blank], atol=1e-5)
+            rows, gradients = trial.keep(rows, gradients)
+            trial.query((trial.images[rows] - gradients).unsqueeze(1), rows)
+
+
+@pytest.mark.parametrize("cap", [None, 17])
+@pytest.mark.parametrize("max_batch", [2, 128])
+def test_white_box_queries_are_counted_alike(cap, max_batch):
+    images, labels = images_and_labels(0, {2})
+    victim = Logging(NET)
+    oracle = GradientOracle(victim, max_batch=max_batch, max_queries=cap)
+    budgets = torch.tensor([1, 2, 9, 4, 5, 12])
+    result = Downhill(oracle_type=GradientOracle, stop=False)(oracle, images, labels, budget=budgets, seed=0)
+    assert int(result.queries.sum()) == victim.seen == oracle.queries <= (cap or 99)
+    assert (result.queries <= budgets).all() and int(result.queries[2]) == 1
+    assert cap or result.queries.tolist() == [1, 2, 1, 4, 5, 12]
+    assert all(len(batch) <= max_batch for batch in victim.batches)
+
+
+def test_the_first_gradient_is_that_of_the_margin():
+    images, labels = images_and_labels(0, set())
+
+    class First(Scatter):
+        def run(self, trial):
+            log_p = NET(images).log_softmax(1)
+            other = log_p.scatter(1, labels[:, None], -torch.inf).argmax(1)
+            expected = NET.weight[labels] - NET.weight[other]
+            assert torch.allclose(trial.start_gradient.flatten(1).double(), expected, atol=1e-5)
+            assert (trial.ledger.queries == 1).all()
+            trial.retire(trial.active, "seen")
+
+    assert (
+        First(oracle_type=GradientOracle)(GradientOracle(NET), images, labels, budget=9, seed=0).reason == ["seen"] * 6
+    )
 
 
 def test_slices_change_nothing(monkeypatch):

@@ -1,5 +1,8 @@
 """The smoothed classifier: exact counts, invariance of the draws, abstention, faults and bad input."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import kstest, norm
 from torch import Tensor, nn
 
-from zeroth.oracles import ImageStreams, LabelOracle, ScoreOracle, VictimError
-from zeroth.smoothing import SmoothedClassifier, VoteOracle, count_votes
+from zeroth.oracles import ImageStreams, Journal, LabelOracle, ScoreOracle, VictimError
+from zeroth.smoothing import Certificate, SmoothedClassifier, VoteOracle, count_votes
 from zeroth.smoothing.votes import BLOCK, noisy_batches
 
 
@@ -161,9 +164,9 @@ def nan_at(call: int):
     ("model", "message"),
     [
         (nan_at(1), "victim broken returned NaN scores for 1 of 128"),
-        (nan_at(3), "victim broken returned NaN scores for 1 of 420 noisy images"),
+        (nan_at(3), "victim broken returned NaN or infinite scores for 1 of 420 noisy images"),
         (lambda x: torch.full((len(x),), 4), r"outside 0\.\.3 for 128 of 128 noisy images: num_classes=4 must be"),
-        (lambda x: torch.full((len(x),), -1), r"outside 0\.\.3 for 128 of 128"),
+        (lambda x: torch.full((len(x),), -1), "returned label -1: labels must be class numbers >= 0"),
         (lambda x: torch.eye(7)[6].expand(len(x), 7) * 5, r"outside 0\.\.3 for 128 .* \(it returns 7 scores\)"),
         (lambda x: torch.zeros(3, 4), r"shape \(3, 4\)"),
     ],
@@ -179,7 +182,7 @@ BAD_CALLS = [
     (dict(n=1e3), "n must be an integer of at least 1, got 1000.0"),
     (dict(alpha=0.0), "alpha must lie strictly between 0 and 1 .* got 0.0"),
     (dict(alpha=1.0), "alpha .* got 1.0"),
-    (dict(seed=-1), "seed must be >= 0, got -1"),
+    (dict(seed=-1), "seed must be >= 0 and below 2.32, got -1"),
     (dict(images=torch.rand(3, 5)), r"images must be float of shape \(B, C, H, W\), .* of shape \(3, 5\)"),
     (dict(images=torch.zeros(2, 1, 3, 5, dtype=torch.uint8)), "images must be float .* got torch.uint8"),
     (dict(images=torch.full((2, 1, 3, 5), 255.0)), r"images must lie in \[0, 1\], got values in \[255, 255\]"),
@@ -223,5 +226,55 @@ def test_bad_construction(bad: dict, message: str) -> None:
 
 
 def test_an_oracle_that_clamps_is_warned_of() -> None:
+    recorder = Recorder()
     with pytest.warns(UserWarning, match="clamp=False"):
-        SmoothedClassifier(LabelOracle(Recorder()), 4, 0.3)
+        smoothed = SmoothedClassifier(LabelOracle(recorder), 4, 0.3)
+    smoothed.certify(pictures(2), n0=10, n=20, seed=0)
+    asked = torch.cat(recorder.asked)
+    assert float(asked.min()) == 0 and float(asked.max()) == 1
+
+
+def test_a_killed_certification_resumes_from_its_journal(tmp_path: Path) -> None:
+    def certify(model: Callable[[Tensor], Tensor]) -> Certificate:
+        journal = Journal.open(tmp_path / "j", {"sigma": 0.4})
+        try:
+            smoothed = SmoothedClassifier(model, 4, 0.4, max_batch=16)
+            return smoothed.certify(pictures(3), n0=10, n=50, seed=0, journal=journal)
+        finally:
+            journal.close()
+
+    class Unplugged(Exception):
+        pass
+
+    def fragile(images: Tensor) -> Tensor:
+        if sum(map(len, first.asked)) + len(images) > 100:
+            raise Unplugged
+        return first(images)
+
+    whole, first, second = Recorder(), Recorder(), Recorder()
+    expected = SmoothedClassifier(whole, 4, 0.4, max_batch=16).certify(pictures(3), n0=10, n=50, seed=0)
+    with pytest.raises(Unplugged):
+        certify(fragile)
+    resumed = certify(second)
+    assert torch.equal(torch.cat([*first.asked, *second.asked]), torch.cat(whole.asked))
+    assert torch.equal(resumed.prediction, expected.prediction) and torch.equal(resumed.radius, expected.radius)
+
+
+def test_faulty_answers_are_not_kept_in_the_journal(tmp_path: Path) -> None:
+    def certify(model: Callable[[Tensor], Tensor]) -> Certificate:
+        journal = Journal.open(tmp_path / "j", {})
+        try:
+            return SmoothedClassifier(model, 4, 0.4, max_batch=16).certify(
+                pictures(1), n0=10, n=50, seed=0, journal=journal
+            )
+        finally:
+            journal.close()
+
+    def broken(images: Tensor) -> Tensor:
+        recorder(images)
+        return recorder(images) * (torch.nan if len(recorder.asked) > 2 else 1)
+
+    recorder = Recorder()
+    with pytest.raises(VictimError, match="NaN"):
+        certify(broken)
+    assert int(certify(Recorder()).samples) == 60  # mended: asked again

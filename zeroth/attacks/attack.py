@@ -24,6 +24,7 @@ from zeroth.oracles import (
     Trial,
     distance,
 )
+from zeroth.oracles.oracle import exact_float32
 
 # Pixels that the points of one request may hold (128 MiB in float32); the images of a call are attacked in slices
 # below it.
@@ -99,11 +100,12 @@ class Attack(ABC):
             raise ValueError(
                 "journal must be None under a GradientOracle: gradients are not journalled, a killed batch is run again"
             )
-        size = len(images)
+        images, size = images.detach(), len(images)
         labels = _integers("labels", labels, size)
         targets = None if targets is None else _integers("targets", targets, size)
         keys = torch.arange(size) if indices is None else _integers("indices", torch.as_tensor(indices), size)
-        budgets = _integers("budget", torch.as_tensor(budget).expand(size), size)
+        budgets = torch.as_tensor(budget)
+        budgets = _integers("budget", budgets.expand(size) if budgets.ndim == 0 else budgets, size)
         _check(images, labels, targets, keys, budgets)
         parts: list[AttackResult] = []
         step = max(1, SLICE_PIXELS // (self.request * images[0].numel()))
@@ -113,28 +115,24 @@ class Attack(ABC):
             if progress is not None:
                 progress(ProgressUpdate(spent + queries, finished + out, won + successes, size))
 
+        ball = None if self.epsilon is None else Ball(self.norm, self.epsilon)
         for start in range(0, size, step):
             part = slice(start, start + step)
-            trial = Trial(
-                oracle,
-                images[part].to(oracle.device, torch.float32),
-                Goal(
-                    labels[part].to(oracle.device),
-                    None if targets is None else targets[part].to(oracle.device),
-                    self.kappa,
-                ),
-                Rules(
-                    self.distance,
-                    None if self.epsilon is None else Ball(self.norm, self.epsilon),
-                    self.accept,
-                    self.stop_at_success,
-                ),
-                budgets[part].to(oracle.device),
-                ImageStreams(seed, keys[part], oracle.device),
-                journal,
-                report,
-            )
-            with torch.no_grad():
+            with torch.no_grad(), exact_float32(oracle.device.type):
+                trial = Trial(
+                    oracle,
+                    images[part].to(oracle.device, torch.float32),
+                    Goal(
+                        labels[part].to(oracle.device),
+                        None if targets is None else targets[part].to(oracle.device),
+                        self.kappa,
+                    ),
+                    Rules(self.distance, ball, self.accept, self.stop_at_success),
+                    budget=budgets[part].to(oracle.device),
+                    streams=ImageStreams(seed, keys[part], oracle.device),
+                    journal=journal,
+                    progress=report,
+                )
                 self.run(trial)
             trial.retire(trial.active, "gave up")
             parts.append(AttackResult.from_trial(trial, keys[part]))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zeroth.estimators.estimator import Draw
 from zeroth.oracles.oracle import exact_float32
+from zeroth.oracles.streams import unit
 
 Distribution = Literal["sphere", "gaussian"]
 
@@ -18,13 +19,11 @@ Distribution = Literal["sphere", "gaussian"]
 def random_directions(draw: Draw, q: int, shape: tuple[int, ...], distribution: Distribution = "sphere") -> Tensor:
     """Draw q directions a problem, (B, q, *shape): uniform on the unit sphere, or standard normal."""
     noise = draw((q, *shape))
-    return noise if distribution == "gaussian" else _unit(noise)
+    return noise if distribution == "gaussian" else unit(noise)
 
 
-def grid_directions(
-    draw: Draw, q: int, image: tuple[int, int, int], cells: int, distribution: Distribution = "sphere"
-) -> Tensor:
-    """Draw directions that are constant on the cells of a grid of ``cells`` x ``cells`` over the image.
+def grid_directions(draw: Draw, q: int, image: tuple[int, int, int], cells: int) -> Tensor:
+    """Draw unit directions that are constant on the cells of a grid of ``cells`` x ``cells`` over the image.
 
     A victim's gradient has most of its energy in low frequencies, so fewer, coarser unknowns are found with fewer
     queries (the data prior of Bandits, Ilyas et al. 2019).
@@ -34,7 +33,6 @@ def grid_directions(
         q: directions a problem.
         image: (C, H, W).
         cells: cells a side; nearest-neighbour upsampling to H x W, sizes that do not divide give cells of unequal size.
-        distribution: sphere: each upsampled direction has unit l_2 norm over all C x H x W pixels.
 
     Returns:
         (B, q, C, H, W).
@@ -44,15 +42,34 @@ def grid_directions(
     fine = F.interpolate(coarse.flatten(0, 1), size=(height, width), mode="nearest-exact").reshape(
         *coarse.shape[:3], height, width
     )
-    return fine if distribution == "gaussian" else _unit(fine)
+    return unit(fine)
 
 
-def combine(directions: Tensor, slopes: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+def probes(center: Tensor, directions: Tensor, mu: float, antithetic: bool = False) -> Tensor:
+    """Make the points center + mu u: center (B, 1, d), directions (B, Q, d) -> (B, Q, d).
+
+    Antithetic pairs center + mu u, center - mu u stand side by side, (B, 2 Q, d), so that a shortened request keeps
+    them whole.
+    """
+    if antithetic:
+        return torch.stack([center + mu * directions, center - mu * directions], 2).flatten(1, 2)
+    return torch.add(center, directions, alpha=mu)
+
+
+def slopes(values: Tensor, base: Tensor, mu: float, antithetic: bool = False) -> Tensor:
+    """Return directional slopes from the values at :func:`probes` (B, Q or 2 Q[, M]) and at their center (B[, M])."""
+    if antithetic:
+        pairs = values.unflatten(1, (-1, 2))
+        return (pairs[:, :, 0] - pairs[:, :, 1]) / (2 * mu)
+    return (values - base.unsqueeze(1)) / mu
+
+
+def combine(directions: Tensor, along: Tensor, scale: Tensor | float = 1.0) -> Tensor:
     """Sum directions (B, Q, d) weighted by directional slopes: ``scale`` times the mean of slope x direction.
 
     Args:
         directions: (B, Q, d).
-        slopes: (B, Q) or, for M functions at once, (B, Q, M); NaN where a direction was not asked, which the mean
+        along: slopes (B, Q) or, for M functions at once, (B, Q, M); NaN where a direction was not asked, which the mean
             leaves out.
         scale: number or (B,); d for directions on the unit sphere, 1 for Gaussian ones, makes the estimate unbiased on
             linear functions.
@@ -60,19 +77,14 @@ def combine(directions: Tensor, slopes: Tensor, scale: Tensor | float = 1.0) -> 
     Returns:
         (B, d) or (B, M, d).
     """
-    single = slopes.ndim == 2
-    slopes = slopes.unsqueeze(2) if single else slopes
-    asked = ~slopes.isnan()
+    single = along.ndim == 2
+    along = along.unsqueeze(2) if single else along
+    asked = ~along.isnan()
     weights = (
-        slopes.nan_to_num(nan=0.0)
-        * torch.as_tensor(scale, device=slopes.device).reshape(-1, 1, 1)
+        along.nan_to_num(nan=0.0)
+        * torch.as_tensor(scale, device=along.device).reshape(-1, 1, 1)
         / asked.sum(1, keepdim=True).clamp_min(1)
     )
-    with exact_float32():
+    with exact_float32(along.device.type):
         gradients = weights.transpose(1, 2) @ directions
     return gradients[:, 0] if single else gradients
-
-
-def _unit(directions: Tensor) -> Tensor:
-    norms = torch.linalg.vector_norm(directions.flatten(2), dim=2).clamp_min(1e-12)
-    return directions / norms.reshape(*norms.shape, *[1] * (directions.ndim - 2))

@@ -6,7 +6,7 @@ Shapes: B problems, q directions, d coordinates.
 import torch
 from torch import Tensor
 
-from zeroth.estimators.directions import Distribution, combine, random_directions
+from zeroth.estimators.directions import Distribution, combine, probes, random_directions, slopes
 from zeroth.estimators.estimator import Draw, Estimator, Function
 
 
@@ -53,12 +53,13 @@ class RGE(Estimator):
 
         u = random_directions(draw, self.q, (dimension,), self.distribution)
         center = x.unsqueeze(1)
-        if self.antithetic:
-            values = f(torch.cat([center + self.mu * u, center - self.mu * u], 1)).unflatten(1, (2, self.q))
-            slopes = (values[:, 0] - values[:, 1]) / (2 * self.mu)
-        elif value is None:
-            values = f(torch.cat([center, center + self.mu * u], 1))
-            slopes = (values[:, 1:] - values[:, :1]) / self.mu
+        points = probes(center, u, self.mu, self.antithetic)
+        if value is None and not self.antithetic:
+            values = f(torch.cat([center, points], 1))
+            value, values = values[:, 0], values[:, 1:]
         else:
-            slopes = (f(center + self.mu * u) - value.unsqueeze(1)) / self.mu
-        return combine(u, slopes, dimension if self.distribution == "sphere" else 1.0)
+            values = f(points)
+            value = values[:, 0] if value is None else value  # antithetic pairs need none
+        return combine(
+            u, slopes(values, value, self.mu, self.antithetic), dimension if self.distribution == "sphere" else 1.0
+        )

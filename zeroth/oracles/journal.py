@@ -36,7 +36,9 @@ def checksum(points: Tensor, weights: dict[int, Tensor]) -> int:
     if words.shape[1] not in weights:
         draws = np.random.default_rng(0).integers(-(2**62), 2**62, words.shape[1], dtype=np.int64) * 2 + 1
         weights[words.shape[1]] = torch.from_numpy(draws).to(points.device)
-    sums = (words * weights[words.shape[1]]).sum(1)
+    # In pieces: int64 takes twice the memory of the points.
+    pieces = words.split(max(1, 2**22 // words.shape[1]))
+    sums = torch.cat([(piece * weights[words.shape[1]]).sum(1) for piece in pieces])
     place = torch.arange(1, 2 * len(sums), 2, device=points.device)
     return int((sums * (place * 0x9E3779B97F4A7C1)).sum())
 
@@ -68,17 +70,22 @@ class Journal:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         head = (json.dumps(fingerprint, sort_keys=True, default=str) + "\n").encode()
-        file = path.open("r+b" if path.exists() else "w+b")
+        # Unbuffered: a buffer would hold an entry that the disk refused, and fail again when the file is closed.
+        file = path.open("r+b" if path.exists() else "w+b", buffering=0)
         line = file.readline()
-        if not line.endswith(b"\n"):  # new, or killed while the first line was being written: nothing was asked yet
+        if line != head and head.startswith(line):  # new, or killed while the first line was written: nothing was asked
             file.seek(0)
             file.truncate()
             file.write(head)
-            file.flush()
         elif line != head:
             file.close()
-            was, now = json.loads(line), json.loads(head)
-            field = next(k for k in sorted({*was, *now}) if was.get(k) != now.get(k))
+            now = json.loads(head)
+            try:
+                was = dict(json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise JournalMismatch(f"{path} is no journal: choose another path, or delete the file") from error
+            missing = object()
+            field = next(k for k in sorted({*was, *now}) if was.get(k, missing) != now.get(k, missing))
             raise JournalMismatch(
                 f"journal {path} was written with {field} = {was.get(field)!r}, this run has {now.get(field)!r}: "
                 "use the settings that wrote it, or delete the file to ask again from the start"
@@ -102,7 +109,8 @@ class Journal:
         if count != len(points) or key != checksum(points, self._weights):
             raise JournalMismatch(
                 f"journal {self.path} holds answers to other questions: its entry {self._entries + 1} was written for "
-                f"{count} other points. Use the settings, package version and device that wrote it, or delete the file"
+                f"{count} other points. "
+                "Use the settings, max_batch, package version and device that wrote it, or delete the file"
             )
         self._end += _ENTRY.size + len(body)
         self._entries += 1
@@ -114,7 +122,9 @@ class Journal:
     def append(self, points: Tensor, answers: Tensor) -> None:
         """Store the answers (N, K) or labels (N,) to points (N, ...), and hand them to the operating system at once."""
         values = answers.detach().cpu().numpy()
-        bytes_do = values.ndim == 1 and values.min() >= 0 and values.max() < 256
+        if values.ndim == 1 and values.min() < 0:
+            return  # a fault of the victim that is reported later (smoothing): it may be mended, so it is not kept
+        bytes_do = values.ndim == 1 and values.max() < 256
         code = 2 if values.ndim == 2 else 0 if bytes_do else 1
         head = _ENTRY.pack(
             len(values), values.shape[1] if values.ndim == 2 else 0, code, checksum(points, self._weights)
@@ -123,8 +133,9 @@ class Journal:
         self._file.seek(self._end)
         self._file.truncate()  # an entry torn by a kill ends here
         try:
-            self._file.write(entry)
-            self._file.flush()
+            written = 0
+            while written < len(entry):
+                written += self._file.write(entry[written:]) or 0
         except OSError as error:
             raise OSError(
                 error.errno,

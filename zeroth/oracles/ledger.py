@@ -42,7 +42,7 @@ class Ledger:
         """Take adversarial points that are nearer than their row's best, or its first.
 
         Args:
-            rows: (M,) int64; a row may stand more than once, with its points in the order they were asked.
+            rows: (M,) int64; a row may stand more than once.
             order: (M,) int64, 0-based place of each point after the row's ``queries`` so far.
             points: (M, C, H, W).
             labels: (M,) int64 answers.
@@ -50,35 +50,23 @@ class Ledger:
         """
         if len(rows) == 0:
             return
-        number = self.queries[rows] + order + 1
-        self.first[rows] = torch.where(self.first[rows] > 0, self.first[rows], torch.iinfo(torch.int64).max)
-        self.first.scatter_reduce_(0, rows, number, "amin")
-        # Sorted by distance, then by query: the first of a row is its nearest; ties go to the earlier query.
-        by_query = number.argsort(stable=True)
-        by_distance = by_query[distances[by_query].argsort(stable=True)]
-        nearest = by_distance[rows[by_distance].argsort(stable=True)]
-        leading = torch.ones_like(nearest, dtype=torch.bool)
-        leading[1:] = rows[nearest][1:] != rows[nearest][:-1]
-        self._record(rows, number, distances)
-        take = nearest[leading]
-        take = take[distances[take] < self.best_distance[rows[take]]]
+        keys, place = rows.unique(return_inverse=True)
+        # One line a row, its points in the order they were asked, inf where a point was not adversarial.
+        sizes = distances.new_full((len(keys), int(order.max()) + 1), torch.inf)
+        sizes[place, order] = distances
+        numbers = self.queries[keys].unsqueeze(1) + torch.arange(1, sizes.shape[1] + 1, device=rows.device)
+        first = (sizes < torch.inf).int().argmax(1, keepdim=True)
+        self.first[keys] = torch.where(self.first[keys] > 0, self.first[keys], numbers.gather(1, first)[:, 0])
+        best = self.best_distance[keys].unsqueeze(1)
+        before = torch.cat([best, sizes.cummin(1).values[:, :-1].minimum(best)], 1)
+        row, column = (sizes < before).nonzero(as_tuple=True)
+        if len(row):
+            self.events.append(tuple(t.cpu() for t in (keys[row], numbers[row, column], sizes[row, column])))
+        nearest, column = sizes.min(1)
+        point = torch.empty(sizes.shape, dtype=torch.int64, device=rows.device)
+        point[place, order] = torch.arange(len(rows), device=rows.device)
+        nearer = nearest < best[:, 0]
+        take = point[nearer, column[nearer]]
         self.best[rows[take]] = points[take]
         self.best_label[rows[take]] = labels[take]
         self.best_distance[rows[take]] = distances[take]
-
-    def _record(self, rows: Tensor, number: Tensor, distances: Tensor) -> None:
-        # A point improves when it is nearer than the row's best before this request and than all its earlier points of
-        # it.
-        order = number.argsort(stable=True)
-        order = order[rows[order].argsort(stable=True)]
-        row, query, dist = rows[order], number[order], distances[order]
-        keep = dist < self.best_distance[row]
-        row, query, dist = (t[keep].cpu() for t in (row, query, dist))
-        if len(row) == 0:
-            return
-        kept, last_row, last = [], -1, 0.0
-        for i, (r, d) in enumerate(zip(row.tolist(), dist.tolist(), strict=True)):
-            if r != last_row or d < last:
-                kept.append(i)
-                last_row, last = r, d
-        self.events.append((row[kept], query[kept], dist[kept]))

@@ -3,6 +3,7 @@
 Shapes: N images asked, C x H x W pixels, K classes.
 """
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from zeroth.oracles.journal import Journal
 from zeroth.oracles.scores import (
     Output,
     VictimError,
+    as_tensor,
     check_declared,
     check_output,
     check_scores,
@@ -25,19 +28,29 @@ from zeroth.oracles.scores import (
 
 # Measured: on CPU larger batches fall out of the cache and are slower; a GPU wants thousands of small images.
 MAX_BATCH = {"cpu": 128, "cuda": 4096}
+# Pixels of a batch (256 MiB in float32): 446 images at 3 x 224 x 224, whose activations take many times that.
+BATCH_PIXELS = 2**26
 
 
 @contextmanager
-def exact_float32() -> Iterator[None]:
-    """Run float32 products and convolutions without TF32: its rounding swamps differences of queries at small mu."""
-    matmul, convolution = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+def exact_float32(device_type: str = "cpu") -> Iterator[None]:
+    """Compute without TF32 and outside autocast, whose rounding swamps differences of queries at small mu."""
+    backends = torch.backends
+    settings = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
+    before = [setting.fp32_precision for setting in settings]
     try:
-        yield
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        with torch.autocast(device_type, enabled=False):
+            yield
     finally:
-        torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = convolution
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value
+
+
+def _is_random(module: nn.Module) -> bool:
+    """Whether a module answers at random, or by the batch, in training mode; torchvision's one is told by its name."""
+    return isinstance(module, _BatchNorm | _DropoutNd) or type(module).__name__ == "StochasticDepth"
 
 
 class QueryCapError(RuntimeError):
@@ -48,8 +61,8 @@ class Oracle(ABC):
     """A black box that answers images in [0, 1], counted and capped.
 
     Args:
-        model: any callable images (N, C, H, W) -> scores (N, K): a module in eval mode, an ONNX session, an HTTP
-            client.
+        model: any callable images (N, C, H, W) -> scores (N, K): a module in eval mode, a function
+            around an ONNX session, an HTTP client.
         output: what the scores are; checked on the first answer.
         max_batch: largest batch the model is asked at once; default 128 on CPU, 4,096 on a GPU.
         max_queries: cap on the images answered over all calls, None for none.
@@ -76,22 +89,22 @@ class Oracle(ABC):
         for field, value in (("max_batch", max_batch), ("max_queries", max_queries)):
             if value is not None and value < 1:
                 raise ValueError(f"{field} must be at least 1 or None, got {value}")
-        if isinstance(model, nn.Module) and any(
-            m.training and isinstance(m, _BatchNorm | _DropoutNd) for m in model.modules()
-        ):
+        if isinstance(model, nn.Module) and any(m.training and _is_random(m) for m in model.modules()):
             raise ValueError(
                 f"model {name_of(model)} has dropout or batch norm in training mode, so its answers would be random: "
                 "call model.eval() first"
             )
         self.model, self.output, self.clamp = model, output, clamp
-        if device is None:
-            parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-            device = "cpu" if parameter is None else parameter.device
+        held = itertools.chain(model.parameters(), model.buffers()) if isinstance(model, nn.Module) else iter(())
+        first = next((tensor for tensor in held if tensor.is_floating_point()), torch.empty(0))
+        device = first.device if device is None else device
+        self.dtype = first.dtype
         self.device = torch.device(device)
         self.max_batch = max_batch or MAX_BATCH.get(self.device.type, MAX_BATCH["cuda"])
         self.max_queries = max_queries
         self.queries = 0
         self.num_classes: int | None = None
+        self._declared = False  # whether an answer has been seen to be of the declared kind
 
     @property
     def remaining(self) -> int | None:
@@ -99,13 +112,16 @@ class Oracle(ABC):
         return None if self.max_queries is None else self.max_queries - self.queries
 
     def count(self, images: int) -> None:
-        """Enter answered images in the books; a trial does so too for answers its journal replays."""
+        """Enter images in the books, before they are answered."""
+        self._room(images)
+        self.queries += images
+
+    def _room(self, images: int) -> None:
         if self.remaining is not None and images > self.remaining:
             raise QueryCapError(
                 f"query cap max_queries={self.max_queries} reached: "
                 f"{self.queries} images were answered, {images} more were asked"
             )
-        self.queries += images
 
     def prepare(self, images: Tensor) -> Tensor:
         """Place images (N, C, H, W) on the device as float32, clamped to [0, 1]."""
@@ -113,22 +129,35 @@ class Oracle(ABC):
         return images.clamp(0, 1) if self.clamp else images
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Answer images (N, C, H, W), in chunks of ``max_batch``, every one counted."""
+        """Answer images (N, C, H, W), in batches, every one counted."""
         if images.ndim != 4 or len(images) == 0:
             raise ValueError(f"images must have shape (N >= 1, C, H, W), got {tuple(images.shape)}")
-        return torch.cat([self.answer(self.prepare(part)) for part in images.split(self.max_batch)])
+        self._room(len(images))  # none is asked unless all may be
+        return torch.cat([self.ask(self.prepare(part)) for part in images.split(self.batch_size(images))])
 
-    def answer(self, batch: Tensor) -> Tensor:
-        """Answer one prepared batch: one forward of the model, counted."""
+    def batch_size(self, images: Tensor) -> int:
+        """Return how many of images (N, C, H, W) are asked at once: ``max_batch``, fewer where they are large."""
+        return min(self.max_batch, max(1, BATCH_PIXELS // images.shape[1:].numel()))
+
+    def ask(self, batch: Tensor, journal: Journal | None = None) -> Tensor:
+        """Answer one prepared batch from the journal, where it is there, else by one forward; counted either way."""
         self.count(len(batch))
+        if journal is not None and (stored := journal.replay(batch)) is not None:
+            if stored.ndim == 2:  # a resumed oracle knows its classes as one that has asked
+                self.num_classes = self.num_classes or stored.shape[1]
+            return stored
         # no_grad and not inference_mode: inference tensors cannot be saved for a later backward (the autograd bridge).
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False), exact_float32():
-            return self.read(self._forward(batch), len(batch))
+        with torch.no_grad(), exact_float32(self.device.type):
+            answers = self.read(self._forward(batch), len(batch))
+        if journal is not None:
+            journal.append(batch, answers)
+        return answers
 
     def _forward(self, batch: Tensor) -> Any:
+        """Run the model on a copy of its own, which it may change in place, in the dtype of its parameters."""
         try:
-            return self.model(batch)
-        except torch.OutOfMemoryError:
+            return self.model(batch.to(self.dtype, copy=True))
+        except (torch.OutOfMemoryError, VictimError, QueryCapError):
             raise
         except RuntimeError as error:  # torch's, for images of a shape that the model does not take
             raise VictimError(
@@ -141,11 +170,11 @@ class Oracle(ABC):
 
     def _check(self, scores: Any, images: int, declared: bool = True) -> Tensor:
         scores = check_scores(scores, images, self.num_classes, self.model)
-        if self.num_classes is None:
-            if declared:
-                check_declared(scores.detach(), self.output, self.model)
-            self.num_classes = scores.shape[1]
-        return scores
+        if declared and not self._declared:
+            check_declared(scores.detach(), self.output, self.model)
+            self._declared = True
+        self.num_classes = scores.shape[1]
+        return scores.float()
 
 
 class ScoreOracle(Oracle):
@@ -161,9 +190,14 @@ class LabelOracle(Oracle):
 
     def read(self, scores: Any, images: int) -> Tensor:
         """See :class:`Oracle`."""
-        labels = torch.as_tensor(scores)
+        labels = as_tensor(scores, self.model)
         if labels.ndim == 1 and len(labels) == images and not labels.is_floating_point():
-            return labels.to(self.device, torch.int64)
+            if int(labels.min()) < 0:
+                raise VictimError(
+                    f"victim {name_of(self.model)} returned label {int(labels.min())}: labels must be class numbers "
+                    ">= 0; give an abstention a class of its own"
+                )
+            return labels.to(self.device, torch.int64, copy=True)
         # Any kind of score has the same arg max, so what was declared does not matter here.
         return self._check(scores, images, declared=False).argmax(1).to(self.device)
 
@@ -172,7 +206,7 @@ class GradientOracle(ScoreOracle):
     """White-box access: log-probabilities, and the gradient of an objective of them. One query either way."""
 
     def differentiate(self, images: Tensor, objective: Callable[[Tensor, slice], Tensor]) -> tuple[Tensor, Tensor]:
-        """Answer images and the gradient of an objective, in chunks of ``max_batch``, each image one query.
+        """Answer images and the gradient of an objective, in batches, each image one query.
 
         Args:
             images: (N, C, H, W).
@@ -183,11 +217,12 @@ class GradientOracle(ScoreOracle):
             log-probabilities (N, K) and gradients (N, C, H, W).
         """
         answers, gradients = [], []
-        for start in range(0, len(images), self.max_batch):
-            part = slice(start, min(start + self.max_batch, len(images)))
+        step = self.batch_size(images)
+        for start in range(0, len(images), step):
+            part = slice(start, min(start + step, len(images)))
             batch = self.prepare(images[part]).detach().requires_grad_()
             self.count(len(batch))
-            with torch.enable_grad(), torch.autocast(self.device.type, enabled=False), exact_float32():
+            with torch.enable_grad(), exact_float32(self.device.type):
                 got = self.read(self._forward(batch), len(batch))
                 if not got.requires_grad:
                     raise VictimError(

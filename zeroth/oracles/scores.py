@@ -3,6 +3,7 @@
 Shapes: N images, K classes.
 """
 
+import math
 from typing import Any, Literal, get_args
 
 import torch
@@ -31,8 +32,21 @@ def check_output(output: str) -> None:
         raise ValueError(f"output must be one of {', '.join(get_args(Output))}, got {output!r}")
 
 
+def as_tensor(answer: Any, model: Any) -> Tensor:
+    """Return what a victim answered as a tensor of real numbers, or raise VictimError naming the model."""
+    try:
+        tensor = torch.as_tensor(answer)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise VictimError(
+            f"victim {name_of(model)} returned a {type(answer).__name__}, expected a tensor or array of scores (N, K)"
+        ) from error
+    if tensor.is_complex():
+        raise VictimError(f"victim {name_of(model)} returned complex numbers, expected real scores (N, K)")
+    return tensor
+
+
 def check_scores(scores: Any, images: int, classes: int | None, model: Any) -> Tensor:
-    """Return ``scores`` as a float32 tensor (N, K), or raise VictimError naming the model and the fault.
+    """Return ``scores`` as a tensor (N, K) of its own dtype, or raise VictimError naming the model and the fault.
 
     Args:
         scores: what the victim returned: a tensor or array.
@@ -40,7 +54,7 @@ def check_scores(scores: Any, images: int, classes: int | None, model: Any) -> T
         classes: K of its earlier answers, None before the first.
         model: the victim, for the message.
     """
-    scores = torch.as_tensor(scores)
+    scores = as_tensor(scores, model)
     if (
         scores.ndim != 2
         or len(scores) != images
@@ -51,11 +65,16 @@ def check_scores(scores: Any, images: int, classes: int | None, model: Any) -> T
         raise VictimError(
             f"victim {name_of(model)} returned scores of shape {tuple(scores.shape)}, expected {expected}"
         )
-    scores = scores.float()
-    if bool(scores.isnan().any()):
-        bad = int(scores.isnan().any(1).sum())
-        raise VictimError(f"victim {name_of(model)} returned NaN scores for {bad} of {images} images")
+    bad = unreadable(scores)
+    if bool(bad.any()):
+        kind = "NaN" if bool(scores.isnan().any()) else "infinite"
+        raise VictimError(f"victim {name_of(model)} returned {kind} scores for {int(bad.sum())} of {images} images")
     return scores
+
+
+def unreadable(scores: Tensor) -> Tensor:
+    """(N,) bool: rows of scores (N, K) with NaN or +inf, or nothing but -inf (one -inf only rules its class out)."""
+    return ~scores.amax(1).isfinite()
 
 
 def check_declared(scores: Tensor, output: Output, model: Any) -> None:
@@ -63,14 +82,16 @@ def check_declared(scores: Tensor, output: Output, model: Any) -> None:
 
     Log-probabilities declared as logits pass: the log-softmax leaves them as they are.
     """
+    eps = torch.finfo(scores.dtype).eps if scores.is_floating_point() else 0.0
+    tolerance = max(SUM_TOLERANCE, 8 * eps)  # half precision cannot sum to 1 any better
     sums = scores.double().sum(1)
-    unit = bool(((scores >= -SUM_TOLERANCE) & (scores <= 1 + SUM_TOLERANCE)).all())
+    unit = bool(((scores >= -tolerance) & (scores <= 1 + tolerance)).all())
     if output == "logits" and unit and bool(((sums - 1).abs() < 1e-5).all()):
         raise VictimError(
             f"victim {name_of(model)} was declared to return logits, but each row lies in [0, 1] and sums to 1: "
             "declare output='probabilities', or return the scores before the softmax"
         )
-    if output == "probabilities" and not (unit and bool(((sums - 1).abs() < SUM_TOLERANCE).all())):
+    if output == "probabilities" and not (unit and bool(((sums - 1).abs() < tolerance).all())):
         raise VictimError(
             f"victim {name_of(model)} was declared to return probabilities, but its rows lie in "
             f"[{float(scores.min()):.4g}, {float(scores.max()):.4g}] and sum to "
@@ -79,7 +100,7 @@ def check_declared(scores: Tensor, output: Output, model: Any) -> None:
         )
     if output == "log_probabilities":
         total = scores.double().logsumexp(1)
-        if not bool((total.abs() < SUM_TOLERANCE).all()):
+        if not bool((total.abs() < tolerance).all()):
             raise VictimError(
                 f"victim {name_of(model)} was declared to return log-probabilities, but exp of its rows sums to "
                 f"{float(total.exp().min()):.4g}..{float(total.exp().max()):.4g} instead of 1: "
@@ -88,9 +109,8 @@ def check_declared(scores: Tensor, output: Output, model: Any) -> None:
 
 
 def to_log_probabilities(scores: Tensor, output: Output) -> Tensor:
-    """Turn scores (N, K) of the declared kind into log-probabilities (N, K); differentiable."""
-    if output == "logits":
-        return scores.log_softmax(1)
+    """Turn scores (N, K) of the declared kind into finite log-probabilities (N, K), a new tensor; differentiable."""
     if output == "probabilities":
         return scores.clamp_min(SMALLEST_PROBABILITY).log()
-    return scores
+    log_probabilities = scores.log_softmax(1) if output == "logits" else scores
+    return log_probabilities.nan_to_num(neginf=math.log(SMALLEST_PROBABILITY))

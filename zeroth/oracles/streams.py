@@ -10,6 +10,12 @@ import torch
 from torch import Tensor
 
 
+def unit(directions: Tensor) -> Tensor:
+    """Scale directions (B, Q, ...) to unit l_2 norm, each over all but the first two dimensions."""
+    norms = torch.linalg.vector_norm(directions.flatten(2), dim=2).clamp_min(1e-12)
+    return directions / norms.reshape(*norms.shape, *[1] * (directions.ndim - 2))
+
+
 class ImageStreams:
     """One random stream an image, keyed by the seed and the image's index in its dataset.
 
@@ -17,15 +23,16 @@ class ImageStreams:
     on the number of devices. It is the same on every run on the same kind of device; CPU and CUDA generators differ.
 
     Args:
-        seed: >= 0.
+        seed: >= 0, below 2^32. torch seeds its CPU generator by 32 bits: a few of 100,000 images share a stream.
         indices: (B,) dataset indices, >= 0.
         device: where the draws are made.
     """
 
     def __init__(self, seed: int, indices: Tensor | Sequence[int], device: torch.device | str = "cpu") -> None:
         keys = torch.as_tensor(indices).tolist()
-        if seed < 0:
-            raise ValueError(f"seed must be >= 0, got {seed}")
+        # Larger numbers would span two words of the SeedSequence, and [2^32 + 1, 0] would equal [1, 1].
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed must be >= 0 and below 2^32, got {seed}")
         if keys and min(keys) < 0:
             raise ValueError(f"indices must be dataset indices >= 0, got {min(keys)}")
         self.seed, self.device = seed, torch.device(device)
@@ -57,7 +64,4 @@ class ImageStreams:
 
     def sphere(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Draw Q directions uniform on the unit l_2 sphere, (n, *shape); shape is (Q, *shape of a direction)."""
-        draws = self.randn(rows, shape)
-        return draws / torch.linalg.vector_norm(draws.flatten(2), dim=2).clamp_min(1e-12).reshape(
-            *draws.shape[:2], *[1] * (draws.ndim - 2)
-        )
+        return unit(self.randn(rows, shape))

@@ -4,8 +4,8 @@ Shapes: B images of the trial, n rows of a request, Q points a row, N points ask
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -26,7 +26,6 @@ GROUP_BATCHES = 8
 GROUP_PIXELS = 2**24
 
 
-@dataclass
 class Trial:
     """A batch of images, a per-image budget and a per-image ledger; what attacks ask goes through :meth:`query`.
 
@@ -45,24 +44,26 @@ class Trial:
         progress: called after each request with (queries spent, rows out of play, successes) of this trial.
     """
 
-    oracle: Oracle
-    images: Tensor
-    goal: Goal
-    rules: Rules
-    budget: Tensor
-    streams: ImageStreams
-    journal: Journal | None = None
-    progress: Callable[[int, int, int], None] | None = None
-    playing: Tensor = field(init=False)
-    start: Tensor = field(init=False)
-    start_gradient: Tensor | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        oracle: Oracle,
+        images: Tensor,
+        goal: Goal,
+        rules: Rules,
+        *,
+        budget: Tensor,
+        streams: ImageStreams,
+        journal: Journal | None = None,
+        progress: Callable[[int, int, int], None] | None = None,
+    ) -> None:
+        self.oracle, self.images, self.goal, self.rules = oracle, images, goal, rules
+        self.budget, self.streams, self.journal, self.progress = budget, streams, journal, progress
         size, device = len(self.images), self.images.device
         self.ledger = Ledger(self.images)
         self.playing = torch.ones(size, dtype=torch.bool, device=device)
         self.reasons = [""] * size
         self.seconds = [0.0] * size
+        self.start_gradient: Tensor | None = None
         self._opened = time.perf_counter()
         rows = torch.arange(size, device=device)
         # The clean image is no candidate: it is looked at here, not entered as an adversarial point at distance 0.
@@ -70,7 +71,7 @@ class Trial:
             self.start, self.start_gradient = self._differentiate(self.images, rows, self._first_margin, look=False)
         else:
             self.start = self._request(
-                lambda part: self.images[part].unsqueeze(1), 1, rows, torch.ones_like(rows), look=False
+                lambda part: self.images[part].unsqueeze(1), 1, rows, torch.ones_like(rows), look=False, lazy=True
             )[:, 0]
         self._check_labels()
         asked = self.ledger.queries > 0
@@ -113,9 +114,11 @@ class Trial:
         """Margin of answers (n, ..., K): (n, ...), negative where adversarial."""
         return self.goal.margin(answers, rows)
 
-    def adversarial(self, points: Points, rows: Tensor, count: Tensor | int | None = None) -> Tensor:
+    def adversarial(
+        self, points: Points, rows: Tensor, count: Tensor | int | None = None, *, iterate: bool = True
+    ) -> Tensor:
         """Ask points and tell which answers meet the goal, (n, Q) bool; what was not asked does not."""
-        answers = self.query(points, rows, count)
+        answers = self.query(points, rows, count, iterate=iterate)
         flat = answers.reshape(-1, *answers.shape[2:])
         met = self.goal.met(flat, rows.repeat_interleave(answers.shape[1]))
         asked = ~flat.isnan().any(1) if flat.ndim == 2 else flat >= 0
@@ -149,23 +152,24 @@ class Trial:
             if count is None
             else torch.as_tensor(count, device=rows.device).expand(len(rows)).clamp(0, width)
         )
-        answers = self._request(make, width, rows, wanted, look=iterate or self.rules.accept == "all")
+        look, lazy = iterate or self.rules.accept == "all", not isinstance(points, Tensor)
+        answers = self._request(make, width, rows, wanted, look=look, lazy=lazy)
         self._settle(rows)
         return answers
 
     def _request(
-        self, make: Callable[[slice], Tensor], width: int, rows: Tensor, wanted: Tensor, *, look: bool
+        self, make: Callable[[slice], Tensor], width: int, rows: Tensor, wanted: Tensor, *, look: bool, lazy: bool
     ) -> Tensor:
         asked = self._afford(rows, wanted)
         answers: Tensor | None = None
-        size = self._group(width)
-        for begin in range(0, len(rows), size):
-            part = slice(begin, min(begin + size, len(rows)))
+        for part in self._groups(torch.full_like(asked, width) if lazy else asked):
             mask = torch.arange(width, device=rows.device) < asked[part].unsqueeze(1)
             if not bool(mask.any()):
                 continue
             flat = self.oracle.prepare(make(part)[:, :width][mask])
-            got = torch.cat([self._ask(batch) for batch in flat.split(self.oracle.max_batch)])
+            got = torch.cat(
+                [self.oracle.ask(batch, self.journal) for batch in flat.split(self.oracle.batch_size(flat))]
+            )
             if answers is None:
                 answers = self._blank(len(rows), width, got)
             answers[part][mask] = got
@@ -197,7 +201,7 @@ class Trial:
         if not isinstance(self.oracle, GradientOracle):
             raise ValueError(f"gradients need a GradientOracle, got {type(self.oracle).__name__}")
         asked = self._afford(rows, torch.ones_like(rows)) > 0
-        gradients = torch.full_like(points, torch.nan)
+        gradients = torch.full_like(points, torch.nan, dtype=torch.float32, device=self.images.device)
         if not bool(asked.any()):
             return self._blank(len(rows), 1, None)[:, 0], gradients
         theirs = rows[asked]
@@ -232,17 +236,6 @@ class Trial:
             asked = torch.where(over, 0, asked)
         return asked
 
-    def _ask(self, batch: Tensor) -> Tensor:
-        if self.journal is not None:
-            stored = self.journal.replay(batch)
-            if stored is not None:
-                self.oracle.count(len(batch))
-                return stored
-        answers = self.oracle.answer(batch)
-        if self.journal is not None:
-            self.journal.append(batch, answers)
-        return answers
-
     def _enter(self, rows: Tensor, mask: Tensor, flat: Tensor, answers: Tensor, look: bool) -> None:
         """Count asked points and, if they are looked at, take what is adversarial, allowed and nearer."""
         if look:
@@ -265,9 +258,16 @@ class Trial:
         if self.progress is not None:
             self.progress(int(self.ledger.queries.sum()), int((~self.playing).sum()), int(self.ledger.success.sum()))
 
-    def _group(self, width: int) -> int:
-        points = min(GROUP_BATCHES * self.oracle.max_batch, GROUP_PIXELS // self.images[0].numel())
-        return max(1, points // max(1, width))
+    def _groups(self, points: Tensor) -> Iterator[slice]:
+        """Cut rows that make ``points`` (n,) points each into groups that are made, asked and looked at together."""
+        batch = self.oracle.batch_size(self.images)
+        most = max(batch, min(GROUP_BATCHES * batch, GROUP_PIXELS // self.images[0].numel()))
+        ends, begin = points.cumsum(0).tolist(), 0
+        while begin < len(ends):
+            before = ends[begin - 1] if begin else 0
+            end = max(begin + 1, bisect_right(ends, before + most, lo=begin))
+            yield slice(begin, end)
+            begin = end
 
     def _blank(self, rows: int, width: int, like: Tensor | None) -> Tensor:
         if like is not None:

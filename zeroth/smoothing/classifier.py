@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeroth.oracles import ImageStreams, Oracle, Output
+from zeroth.oracles import ImageStreams, Journal, Oracle, Output
 from zeroth.smoothing.bounds import certify_counts, check_alpha, check_sigma, predict_counts
 from zeroth.smoothing.votes import VoteOracle, count_votes
 
@@ -97,6 +97,7 @@ class SmoothedClassifier:
         *,
         seed: int,
         indices: Tensor | Sequence[int] | None = None,
+        journal: Journal | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Certificate:
         """CERTIFY (Cohen et al., sect. 3.2.2): with probability at least 1 - alpha an image's radius holds.
@@ -108,6 +109,7 @@ class SmoothedClassifier:
             alpha: probability, for each image, that the radius is too large.
             seed: seed of all draws, >= 0.
             indices: (B,) dataset indices, which key the draws; default 0..B-1.
+            journal: answers of an earlier run of the same call, and where new ones are kept.
             progress: called after each batch with (samples asked, samples in all).
 
         Returns:
@@ -119,7 +121,7 @@ class SmoothedClassifier:
         """
         check_alpha(alpha)
         begin = time.perf_counter()
-        votes = self._votes(images, {"n0": n0, "n": n}, seed, indices, progress).numpy()  # (B, 2, K)
+        votes = self._votes(images, {"n0": n0, "n": n}, seed, indices, journal, progress).numpy()  # (B, 2, K)
         prediction, radius = certify_counts(votes[:, 0], votes[:, 1], self.sigma, alpha)
         size = len(images)
         return Certificate(
@@ -137,6 +139,7 @@ class SmoothedClassifier:
         *,
         seed: int,
         indices: Tensor | Sequence[int] | None = None,
+        journal: Journal | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
         """PREDICT (Cohen et al., sect. 3.2.1): with probability at least 1 - alpha an answer that is a class is right.
@@ -147,6 +150,7 @@ class SmoothedClassifier:
             alpha: probability, for each image, of a class that is not the smoothed classifier's.
             seed: seed of all draws, >= 0.
             indices: (B,) dataset indices, which key the draws; default 0..B-1.
+            journal: answers of an earlier run of the same call, and where new ones are kept.
             progress: called after each batch with (samples asked, samples in all).
 
         Returns:
@@ -157,7 +161,7 @@ class SmoothedClassifier:
             VictimError: the model answered NaN, a wrong shape or a class outside 0..K-1.
         """
         check_alpha(alpha)
-        votes = self._votes(images, {"n": n}, seed, indices, progress)  # (B, 1, K)
+        votes = self._votes(images, {"n": n}, seed, indices, journal, progress)  # (B, 1, K)
         return torch.from_numpy(predict_counts(votes[:, 0].numpy(), alpha))
 
     def _votes(
@@ -166,6 +170,7 @@ class SmoothedClassifier:
         samples: dict[str, int],
         seed: int,
         indices: Tensor | Sequence[int] | None,
+        journal: Journal | None,
         progress: Callable[[int, int], None] | None,
     ) -> Tensor:
         """Check the input and count: (B, len(samples), K)."""
@@ -194,5 +199,6 @@ class SmoothedClassifier:
             phases=list(samples.values()),
             num_classes=self.num_classes,
             streams=streams,
+            journal=journal,
             progress=progress,
         )

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeroth.oracles import ImageStreams, LabelOracle, Oracle, VictimError
-from zeroth.oracles.scores import name_of
+from zeroth.oracles import ImageStreams, Journal, LabelOracle, Oracle, VictimError
+from zeroth.oracles.scores import name_of, unreadable
 
 # Normal numbers drawn at once from an image's stream: on CPU a block stays in the cache, a GPU wants few, large
 # kernels. The size of a block must not depend on the model batch, or the draws would.
@@ -24,14 +24,14 @@ NAN = torch.iinfo(torch.int64).min
 class VoteOracle(LabelOracle):
     """Answers labels without waiting for the device.
 
-    Scores with NaN answer the label :data:`NAN`, which :func:`count_votes` counts and reports, where a LabelOracle
-    looks at (and so waits for) each batch. The first batch is checked at once, as there.
+    Scores with NaN or infinity answer the label :data:`NAN`, which :func:`count_votes` counts and reports, where a
+    LabelOracle looks at (and so waits for) each batch. The first batch is checked at once, as there.
     """
 
     def read(self, scores: Any, images: int) -> Tensor:
         """See :class:`zeroth.oracles.Oracle`."""
         if isinstance(scores, Tensor) and scores.is_floating_point() and scores.shape == (images, self.num_classes):
-            return scores.argmax(1).masked_fill(scores.isnan().any(1), NAN).to(self.device)
+            return scores.argmax(1).masked_fill(unreadable(scores), NAN).to(self.device)
         return super().read(scores, images)
 
 
@@ -84,6 +84,7 @@ def count_votes(
     phases: Sequence[int],
     num_classes: int,
     streams: ImageStreams,
+    journal: Journal | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Count the labels of noisy copies of each image, on the device: one wait for it at the end, and one a second.
@@ -95,6 +96,7 @@ def count_votes(
         phases: (P numbers) samples an image of each independent count, taken from the image's stream in this order.
         num_classes: K.
         streams: one random stream an image, on the oracle's device.
+        journal: answers of an earlier start, and where new ones go.
         progress: called after each batch with (samples asked, samples in all); a GPU may lag behind by a second.
 
     Returns:
@@ -109,8 +111,8 @@ def count_votes(
     ends = torch.tensor(phases, device=oracle.device).cumsum(0)
     # Two more columns: classes outside 0..K-1, and NaN. Faults are counted like votes, so no batch need be waited for.
     counts = torch.zeros(len(images), len(phases), num_classes + 2, dtype=torch.int64, device=oracle.device)
-    for batch in noisy_batches(images, sigma, samples, streams, oracle.max_batch):
-        answers = oracle.answer(batch)
+    for batch in noisy_batches(images, sigma, samples, streams, oracle.batch_size(images)):
+        answers = oracle.ask(oracle.prepare(batch), journal)
         labels = answers if answers.ndim == 1 else answers.argmax(1)
         sample = torch.arange(done, done + len(batch), device=oracle.device)
         phase = torch.bucketize(sample % samples, ends, right=True)
@@ -132,7 +134,8 @@ def _raise_faults(counts: Tensor, num_classes: int, done: int, oracle: Oracle) -
     victim = f"victim {name_of(oracle.model)}"
     if nan:
         raise VictimError(
-            f"{victim} returned NaN scores for {nan} of {done} noisy images: it must answer pixels outside [0, 1] too"
+            f"{victim} returned NaN or infinite scores for {nan} of {done} noisy images: "
+            "it must answer pixels outside [0, 1] too"
         )
     if outside:
         returns = f" (it returns {oracle.num_classes} scores)" if oracle.num_classes else ""

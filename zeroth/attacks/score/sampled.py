@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from zeroth.attacks.attack import Attack
-from zeroth.estimators import combine, grid_directions, random_directions
+from zeroth.estimators import combine, grid_directions, random_directions, slopes
+from zeroth.estimators import probes as probe_points
 from zeroth.oracles import Oracle, ScoreOracle, Trial
 
 
@@ -26,6 +27,7 @@ class Probes:
         base: (n, K) log-probabilities of the iterate.
         answers: (n, Q, K) log-probabilities of the probes, NaN where one was not asked.
         directions: (n, R, D).
+        freedom: independent coordinates of a direction: D, or the cells of the grid it is constant on.
         iteration: 0, 1, ...
     """
 
@@ -33,6 +35,7 @@ class Probes:
     base: Tensor
     answers: Tensor
     directions: Tensor
+    freedom: int
     iteration: int
 
 
@@ -117,12 +120,12 @@ class SampledAttack(Attack):
             rows, count = trial.keep(rows, count)
             if len(rows) == 0:
                 return
-            directions = self._directions(trial, rows)
+            directions, freedom = self._directions(trial, rows)
             answers = trial.query(self._probes(trial, rows, clean + delta, directions), rows, count, iterate=False)
             rows, answers, directions = trial.keep(rows, answers, directions)
             if len(rows) == 0:
                 continue
-            step = self.descend(trial, Probes(rows, base[rows], answers, directions, iteration), state)
+            step = self.descend(trial, Probes(rows, base[rows], answers, directions, freedom, iteration), state)
             moved = (clean[rows] + (delta[rows] - step).clamp(-self.epsilon, self.epsilon)).clamp(0, 1)
             delta[rows] = moved - clean[rows]
             base[rows] = trial.query(moved.reshape(len(rows), 1, *trial.images.shape[1:]), rows)[:, 0]
@@ -130,41 +133,34 @@ class SampledAttack(Attack):
     def gradient(self, probes: Probes, values: Tensor, at_base: Tensor) -> Tensor:
         """Estimate gradients from values at the probes (n, Q[, M]) and at the iterates (n[, M]): (n[, M], D).
 
-        Directions are unit vectors, and the mean of slope x direction is scaled by D, so that the estimate of a linear
-        function's gradient is unbiased.
+        Directions are unit vectors, and the mean of slope x direction is scaled by their freedom, so that the estimate
+        of a linear function's gradient is unbiased; with cells, of its projection on images constant on the cells.
         """
-        dimension = probes.directions.shape[2]
-        mu = self.length(dimension)
-        if self.antithetic:
-            pairs = values.unflatten(1, (-1, 2))
-            slopes = (pairs[:, :, 0] - pairs[:, :, 1]) / (2 * mu)
-        else:
-            slopes = (values - at_base.unsqueeze(1)) / mu
-        return combine(probes.directions[:, : slopes.shape[1]], slopes, dimension)
+        along = slopes(values, at_base, self.length(probes.directions.shape[2]), self.antithetic)
+        return combine(probes.directions[:, : along.shape[1]], along, probes.freedom)
 
     def objective(self, trial: Trial, answers: Tensor, rows: Tensor) -> Tensor:
         """Margin loss of ZO-NGD eq. 2, floored at -kappa: (n, ...)."""
         return trial.margin(answers, rows).clamp_min(-self.kappa)
 
-    def _directions(self, trial: Trial, rows: Tensor) -> Tensor:
+    def _directions(self, trial: Trial, rows: Tensor) -> tuple[Tensor, int]:
+        """Draw (n, R, D) unit directions; returns them and their freedom."""
         channels, height, width = trial.images.shape[1:]
 
         def draw(shape: tuple[int, ...]) -> Tensor:
             return trial.randn(rows, shape)
 
         if self.cells is None or self.cells >= max(height, width):
-            return random_directions(draw, self.samples, (channels * height * width,))
-        return grid_directions(draw, self.samples, (channels, height, width), self.cells).flatten(2)
+            dimension = channels * height * width
+            return random_directions(draw, self.samples, (dimension,)), dimension
+        directions = grid_directions(draw, self.samples, (channels, height, width), self.cells)
+        return directions.flatten(2), channels * min(self.cells, height) * min(self.cells, width)
 
     def _probes(self, trial: Trial, rows: Tensor, iterates: Tensor, directions: Tensor) -> Callable[[slice], Tensor]:
         mu = self.length(directions.shape[2])
 
         def make(part: slice) -> Tensor:
-            center, steps = iterates[rows[part]].unsqueeze(1), directions[part]
-            if self.antithetic:  # pairs stand side by side, so that a shortened request keeps them whole
-                points = torch.stack([center + mu * steps, center - mu * steps], 2).flatten(1, 2)
-            else:
-                points = torch.add(center, steps, alpha=mu)
+            points = probe_points(iterates[rows[part]].unsqueeze(1), directions[part], mu, self.antithetic)
             return points.unflatten(2, tuple(trial.images.shape[1:]))
 
         return make
