@@ -5,6 +5,7 @@ job; the better of the two counts, so that a machine that gets busy meanwhile do
 """
 
 import contextlib
+import logging
 import resource
 import time
 from collections.abc import Callable, Sequence
@@ -15,9 +16,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
 from zeroth.oracles.oracle import exact_float32
+
+# torch.utils.benchmark brings torch's compiler of extensions, which warns of a CUDA toolkit without a GPU as soon as it
+# is imported; nothing is compiled here. Only that logger is silenced, and only for the import.
+_compiler = logging.getLogger("torch.utils.cpp_extension")
+_compiler.disabled = True
+from torch.utils.benchmark import Timer  # noqa: E402
+
+_compiler.disabled = False
 
 MIB = 2**20
 # On CPU small batches win (they stay in the cache); a GPU is not full at 1,024 small images.

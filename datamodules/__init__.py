@@ -6,8 +6,14 @@ one new file: configs find it by its class name, Python by `from datamodules imp
 
 import importlib
 import pkgutil
+from typing import TYPE_CHECKING, Any
 
 __all__: list[str] = []
+
+if TYPE_CHECKING:  # names that come about below are out of a type checker's sight
+
+    def __getattr__(name: str) -> Any: ...
+
 
 for _info in pkgutil.iter_modules(__path__):
     _module = importlib.import_module(f"{__name__}.{_info.name}")

@@ -1,7 +1,7 @@
 """CIFAR-10 (Krizhevsky 2009)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision import datasets
 
 from datamodules.torchvision_datamodule import TorchvisionDataModule
@@ -10,14 +10,7 @@ from datamodules.torchvision_datamodule import TorchvisionDataModule
 class CIFAR10(TorchvisionDataModule):
     """50,000 training and 10,000 test images of shape (3, 32, 32), ten classes.
 
-    Args:
-        root: folder that holds torchvision's files; null means the environment variable ZEROTH_DATA, else ./data.
-        download: fetch what is missing.
-        batch_size: images a batch, in every loader.
-        val_size: validation images, as a number (int) or as a share of the training set (float in (0, 1)).
-        seed: seed of the validation split.
-        num_workers: worker processes of each loader; 0 reads in the training process.
-        train_transforms: torchvision v2 transforms of the training images (uint8), in order; null for none.
+    Arguments: see `TorchvisionDataModule`.
     """
 
     num_classes = 10
@@ -34,27 +27,6 @@ class CIFAR10(TorchvisionDataModule):
         "ship",
         "truck",
     ]
-
-    def __init__(
-        self,
-        *,
-        root: str | None = None,
-        download: bool = True,
-        batch_size: int = 128,
-        val_size: int | float = 5000,
-        seed: int = 0,
-        num_workers: int = 0,
-        train_transforms: list[nn.Module] | None = None,
-    ) -> None:
-        super().__init__(
-            root=root,
-            download=download,
-            batch_size=batch_size,
-            val_size=val_size,
-            seed=seed,
-            num_workers=num_workers,
-            train_transforms=train_transforms,
-        )
 
     def read(self, *, train: bool, download: bool) -> tuple[Tensor, Tensor]:
         source = datasets.CIFAR10(str(self.root), train=train, download=download)

@@ -19,14 +19,14 @@ def read_class_map(path: str | Path) -> dict[str, list[str]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"class_map {path.absolute()} does not exist.")
+        raise FileNotFoundError(f"class_map {path.absolute()} does not exist")
     content = yaml.safe_load(path.read_text())  # YAML holds JSON
     if not isinstance(content, dict) or not content:
-        raise ValueError(f"class_map {path} must hold a mapping: class name -> list of folder names.")
+        raise ValueError(f"class_map {path} must hold a mapping: class name -> list of folder names")
     for name, entries in content.items():
         if not isinstance(entries, list) or not entries or not all(isinstance(entry, str) for entry in entries):
             raise ValueError(
-                f"class_map {path}: class {name!r} needs a list of folder names (strings), got {entries!r}."
+                f"class_map {path}: class {name!r} needs a list of folder names (strings), got {entries!r}"
             )
     return {str(name): entries for name, entries in content.items()}
 
@@ -44,9 +44,9 @@ def folder_labels(class_map: dict[str, list[str]], folders: Sequence[str]) -> di
             first, separator, last = entry.partition("..")
             chosen = folders[bisect_left(folders, first) : bisect_right(folders, last if separator else first)]
             if not chosen:
-                raise ValueError(f"class_map: {entry!r} of class {name!r} matches none of the {len(folders)} folders.")
+                raise ValueError(f"class_map: {entry!r} of class {name!r} matches none of the {len(folders)} folders")
             for folder in chosen:
                 if folder in labels:
-                    raise ValueError(f"class_map: folder {folder!r} is in two classes, {name!r} is the second.")
+                    raise ValueError(f"class_map: folder {folder!r} is in two classes, {name!r} is the second")
                 labels[folder] = label
     return labels

@@ -47,11 +47,11 @@ class Digits(ImageDataModule):
             train_transforms=train_transforms,
         )
 
-    def build_split(self, split: Split) -> Dataset[Item]:
+    def build_split(self, split: Split, *, augment: bool) -> Dataset[Item]:
         digits = load_digits()
         images = torch.tensor(digits.images, dtype=torch.float32).div(16).unsqueeze(1)  # levels 0..16 -> (N, 1, 8, 8)
         labels = torch.tensor(digits.target, dtype=torch.int64)
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
         source = (order[:TEST_SIZE] if split == "test" else order[TEST_SIZE:]).sort().values
         rows = source[self.split_indices(split, len(source))]
-        return TensorSplit(images, labels, rows, self.train_transform if split == "train" else None)
+        return TensorSplit(images, labels, rows, self.train_transform if augment else None)

@@ -68,7 +68,7 @@ class ImageFolder(ImageDataModule):
         )
         for name, pixels in (("resize", resize), ("crop", crop)):
             if pixels is not None and pixels < 1:
-                raise ValueError(f"{name} must be at least 1 pixel or null, got {pixels}.")
+                raise ValueError(f"{name} must be at least 1 pixel or null, got {pixels}")
         self.tree = data_root(root) / folder
         self.subfolders = {"train": train, "val": train, "test": test}
         steps: list[nn.Module] = [] if resize is None else [v2.Resize(resize, antialias=True)]
@@ -100,10 +100,10 @@ class ImageFolder(ImageDataModule):
     def prepare_data(self) -> None:
         self._subfolder(self._any_split("train", "test"))  # nothing to download: say early that the tree is missing
 
-    def build_split(self, split: Split) -> Dataset[Item]:
+    def build_split(self, split: Split, *, augment: bool) -> Dataset[Item]:
         source = self._source(split)
         indices = self.split_indices(split, len(source.samples))
-        transform = (self.train_transform if split == "train" else None) or self.transform
+        transform = (self.train_transform if augment else None) or self.transform
         return FileSplit(source.samples, indices, default_loader, transform, self.image_shape)
 
     def _any_split(self, first: Split, second: Split) -> Split:
@@ -114,8 +114,8 @@ class ImageFolder(ImageDataModule):
         path = self.tree / self.subfolders[split]
         if not path.is_dir():
             raise FileNotFoundError(
-                f"There is no image folder {path.absolute()}. Unpack the images there as <class>/<image file>, or name "
-                "the place by the arguments root, folder, train and test, or by the environment variable ZEROTH_DATA."
+                f"there is no image folder {path.absolute()}: unpack the images there as <class>/<image file>, or name "
+                "the place by the arguments root, folder, train and test, or by the environment variable ZEROTH_DATA"
             )
         return path
 
@@ -130,7 +130,7 @@ class ImageFolder(ImageDataModule):
                     raise ValueError(
                         f"{path} has other class folders than {self.tree / self.subfolders['train']} "
                         f"({', '.join(differ)}), so labels would not agree: "
-                        "add the missing folders, or give a class_map."
+                        "add the missing folders, or give a class_map"
                     )
                 self._sources[name] = source
             else:

@@ -91,6 +91,6 @@ class FileSplit(Dataset[Item]):
         if tuple(pixels.shape) != self.image_shape:
             raise ValueError(
                 f"{path} comes out as {tuple(pixels.shape)}, but this datamodule's images are {self.image_shape}: "
-                "set resize and crop (and let train_transforms end in the same size)."
+                "set resize and crop (and let train_transforms end in the same size)"
             )
         return {"image": pixels, "label": label, "index": index}

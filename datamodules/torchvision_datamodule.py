@@ -15,19 +15,23 @@ class TorchvisionDataModule(ImageDataModule):
     Args:
         root: folder that holds torchvision's files; null means the environment variable ZEROTH_DATA, else ./data.
         download: fetch what is missing.
-        batch_size, val_size, seed, num_workers, train_transforms: as in `ImageDataModule`.
+        batch_size: images a batch, in every loader.
+        val_size: validation images, as a number (int) or as a share of the training set (float in (0, 1)).
+        seed: seed of the validation split.
+        num_workers: worker processes of each loader; 0 reads in the training process.
+        train_transforms: torchvision v2 transforms of the images that are trained on (uint8), in order; null for none.
     """
 
     def __init__(
         self,
         *,
-        root: str | None,
-        download: bool,
-        batch_size: int,
-        val_size: int | float,
-        seed: int,
-        num_workers: int,
-        train_transforms: list[nn.Module] | None,
+        root: str | None = None,
+        download: bool = True,
+        batch_size: int = 128,
+        val_size: int | float = 5000,
+        seed: int = 0,
+        num_workers: int = 0,
+        train_transforms: list[nn.Module] | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -49,12 +53,12 @@ class TorchvisionDataModule(ImageDataModule):
             if train not in self._sources:
                 self._sources[train] = self._read_or_explain(train=train)
 
-    def build_split(self, split: Split) -> Dataset[Item]:
+    def build_split(self, split: Split, *, augment: bool) -> Dataset[Item]:
         train = split != "test"
         if train not in self._sources:  # ranks other than the first, or no prepare_data before
             self._sources[train] = self._read_or_explain(train=train)
         images, labels = self._sources[train]
-        transform = self.train_transform if split == "train" else None
+        transform = self.train_transform if augment else None
         return TensorSplit(images, labels, self.split_indices(split, len(labels)), transform)
 
     def _read_or_explain(self, *, train: bool) -> tuple[Tensor, Tensor]:
@@ -70,7 +74,7 @@ class TorchvisionDataModule(ImageDataModule):
                 reason = error
         tried = "the download failed" if self.download else "download is off"
         raise FileNotFoundError(
-            f"{type(self).__name__} is not under {self.root.absolute()} and {tried} ({reason}). Put torchvision's "
+            f"{type(self).__name__} is not under {self.root.absolute()} and {tried} ({reason}): put torchvision's "
             "files there, or name the folder that holds them by the argument root or the environment variable "
-            "ZEROTH_DATA, or set download to true on a machine that is online."
+            "ZEROTH_DATA, or set download to true on a machine that is online"
         ) from reason

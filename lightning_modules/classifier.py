@@ -28,14 +28,17 @@ def check_fit(network: object, data: object, num_classes: int | None = None) -> 
         ValueError: they differ.
     """
     num_classes = getattr(network, "num_classes", None) if num_classes is None else num_classes
-    for name, expected, remedy in (
-        ("num_classes", num_classes, "choose other data, or a network with as many classes"),
-        ("image_shape", getattr(network, "image_shape", None), "choose other data, or a network for such images"),
+    shapes = (getattr(data, "image_shape", None), getattr(network, "image_shape", None))
+    # A list, as files of settings hold it, is as good as a tuple.
+    given_shape, expected_shape = (None if shape is None else tuple(shape) for shape in shapes)
+    given_classes = getattr(data, "num_classes", None)
+    for name, given, expected, remedy in (
+        ("num_classes", given_classes, num_classes, "choose other data, or a network with as many classes"),
+        ("image_shape", given_shape, expected_shape, "choose other data, or a network for such images"),
     ):
-        given = getattr(data, name, None)
         if given is not None and expected is not None and given != expected:
             raise ValueError(
-                f"{type(data).__name__} has {name} {given}, but {type(network).__name__} has {expected}: {remedy}."
+                f"{type(data).__name__} has {name} {given}, but {type(network).__name__} has {expected}: {remedy}"
             )
 
 
@@ -78,15 +81,15 @@ class Classifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}.")
+            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         if not noise_sigma >= 0:
-            raise ValueError(f"noise_sigma must be 0 or more, got {noise_sigma}.")
+            raise ValueError(f"noise_sigma must be 0 or more, got {noise_sigma}")
         if lr_interval not in ("epoch", "step"):
-            raise ValueError(f"lr_interval must be epoch or step, got {lr_interval!r}.")
+            raise ValueError(f"lr_interval must be epoch or step, got {lr_interval!r}")
         if num_classes is None:
             num_classes = getattr(network, "num_classes", None)
             if num_classes is None:
-                raise ValueError(f"{type(network).__name__} does not tell its number of classes: give num_classes.")
+                raise ValueError(f"{type(network).__name__} does not tell its number of classes: give num_classes")
         self.save_hyperparameters()
         self.network = network
         self.num_classes = num_classes
@@ -155,6 +158,12 @@ class Classifier(pl.LightningModule):
             entry["monitor"] = scheduler.monitor
         return {"optimizer": optimizer, "lr_scheduler": entry}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # A network of published weights is rebuilt without fetching them: the state_dict holds what they have become.
+        if hasattr(self.network, "rebuild_args"):
+            settings = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]
+            checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {**settings, "network": describe(self.network)}
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # A rebuilt module goes on with the file's own plain values: what is saved again says the same.
         if "network" in (plain := checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})):
@@ -188,9 +197,9 @@ class Classifier(pl.LightningModule):
         if not finite.all():
             batch_idx, loss, indices = unchecked[int((~finite).nonzero()[0])]
             raise FloatingPointError(
-                f"The training loss is {loss.item()} at epoch {self.current_epoch}, batch {batch_idx} (dataset indices "
+                f"the training loss is {loss.item()} at epoch {self.current_epoch}, batch {batch_idx} (dataset indices "
                 f"{indices[:8].tolist()}{', ...' if len(indices) > 8 else ''}): lower the learning rate, or look at "
-                "these images."
+                "these images"
             )
 
     def _set_hparams(self, hp: Any) -> None:
@@ -206,6 +215,6 @@ class Classifier(pl.LightningModule):
                     plain[name] = describe(value)
                 except TypeError as error:
                     if name == "network":  # an optimizer left out matters to nobody who loads the victim
-                        rank_zero_warn(f"{error} Load this checkpoint by load_from_checkpoint(path, network=...).")
+                        rank_zero_warn(f"{error}: load this checkpoint by load_from_checkpoint(path, network=...)")
             hp = plain
         super()._set_hparams(hp)

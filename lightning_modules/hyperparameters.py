@@ -14,8 +14,9 @@ from torch import nn
 def describe(value: Any) -> Any:
     """`value` as numbers, strings, lists and dicts from which jsonargparse can rebuild it.
 
-    - a network becomes {"class_path", "init_args"}; each constructor argument is read from the attribute of the same
-      name, which the networks of this project keep;
+    - a network becomes {"class_path", "init_args"}; the constructor arguments are the network's own `rebuild_args`
+      (dict) where it has such, else read from the attributes of the same names, which the networks of this project
+      keep;
     - a class, or `functools.partial(cls, lr=...)`, becomes {"class_path", "init_args"};
     - tuples become lists; numbers, strings, None, lists and dicts stay.
 
@@ -34,15 +35,17 @@ def describe(value: Any) -> Any:
         return {"class_path": _path(value), "init_args": {}}
     if isinstance(value, nn.Module):
         return {"class_path": _path(type(value)), "init_args": _arguments(value)}
-    raise TypeError(f"{value!r} cannot be written as plain hyperparameters.")
+    raise TypeError(f"{value!r} cannot be written as plain hyperparameters")
 
 
 def _arguments(module: nn.Module) -> dict[str, Any]:
+    if isinstance(own := getattr(module, "rebuild_args", None), dict):
+        return describe(own)
     arguments = {}
     for name, parameter in inspect.signature(type(module)).parameters.items():
         variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if variadic or not hasattr(module, name):
-            raise TypeError(f"{type(module).__name__} does not keep its constructor argument {name!r} as an attribute.")
+            raise TypeError(f"{type(module).__name__} does not keep its constructor argument {name!r} as an attribute")
         arguments[name] = describe(getattr(module, name))
     return arguments
 

@@ -21,3 +21,20 @@ settings.load_profile("zeroth")
 def _wandb_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep offline W&B runs out of the checkout."""
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+
+
+@pytest.fixture
+def last_line(tmp_path, capsys):
+    """Run a command that must fail; gives its last line."""
+
+    from tests.runs import QUIET, run  # here, because it loads Lightning
+
+    def go(command, *words, code=2) -> str:
+        with pytest.raises(SystemExit) as end:
+            run(command, "--run.root", tmp_path, *QUIET, *words)
+        captured = capsys.readouterr()
+        assert end.value.code == code
+        assert "Traceback" not in captured.err
+        return captured.err.splitlines()[-1]
+
+    return go

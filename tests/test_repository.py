@@ -2,9 +2,16 @@
 
 import configparser
 import re
+import textwrap
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
 
 import zeroth
+from tests.victims import Logging, random_linear
+from zeroth.oracles import ScoreOracle
 
 ROOT = Path(__file__).parents[1]
 SETUP = configparser.ConfigParser()
@@ -75,6 +82,22 @@ def test_every_link_and_picture_of_the_readme_exists():
         links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
         missing = [link for link in links if not link.startswith("http") and not (ROOT / link).exists()]
         assert not missing, f"{page} links to {missing}"
+
+
+def test_the_attack_of_the_contributing_guide_works_as_it_stands():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (block,) = re.findall(r"^ *```python\n(.*?)^ *```", text, re.M | re.S)
+    namespace: dict[str, Any] = {}
+    exec(compile(textwrap.dedent(block), "CONTRIBUTING.md", "exec"), namespace)
+    attack = namespace["MyAttack"](epsilon=0.5, samples=4)
+    victim, images = Logging(random_linear(3, 16)), torch.full((6, 1, 4, 4), 0.5)
+    labels = victim.model(images).argmax(1)
+    result = attack(ScoreOracle(victim), images, labels, budget=10, seed=0)
+    assert attack.request == 4 and int(result.queries.max()) <= 10 and victim.seen == int(result.queries.sum())
+    # Corners of the ball: from 0.5 every pixel goes to 0 or to 1.
+    assert result.success.any() and bool(result.adversarial[result.success].frac().eq(0).all())
+    with pytest.raises(ValueError, match=r"samples >= 1, got 0\.1 and 0"):
+        namespace["MyAttack"](samples=0)
 
 
 def test_every_config_that_the_readme_names_exists():

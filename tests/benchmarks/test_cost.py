@@ -1,6 +1,10 @@
 """The benchmarks measure what they say: every image spends its budget, queries are those that the victim saw."""
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +84,18 @@ def test_a_sweep_counts_the_better_floor_and_not_the_warm_up(monkeypatch):
     costs = sweep(job, victim, SHAPE, counts=(2, 3, 4), seconds=2.0)
     assert [(cost.queries, cost.floor) for cost in costs] == [(2, 3000.0), (3, 3000.0), (4, 2000.0)]
     assert asked[1:] == [2000, 6000, 4000]  # about two seconds at the floor before each
+
+
+def test_a_cuda_toolkit_without_a_gpu_is_no_matter_for_a_warning(tmp_path):
+    script = "import benchmarks.harness, logging; print(logging.getLogger('torch.utils.cpp_extension').disabled)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "CUDA_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")  # the logger works again afterwards
 
 
 def test_rates():

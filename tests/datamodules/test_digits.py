@@ -77,10 +77,27 @@ def test_any_loader_of_any_subset_gives_the_same_items() -> None:
 
 
 def test_transforms_are_for_training_alone() -> None:
-    plain, inverted = Digits(), Digits(train_transforms=[v2.Lambda(lambda image: 1 - image)])
-    assert torch.equal(inverted.dataset("train")[4]["image"], 1 - plain.dataset("train")[4]["image"])
-    for split in ("val", "test"):
-        assert torch.equal(inverted.dataset(split)[4]["image"], plain.dataset(split)[4]["image"])
+    raw, inverted = load_digits().images / 16, Digits(train_transforms=[v2.Lambda(lambda image: 1 - image)])
+    inverted.setup("fit")
+    for batch in inverted.train_dataloader():
+        np.testing.assert_array_equal(batch["image"][:, 0].numpy(), 1 - raw[batch["index"].numpy()])
+    for loader in (inverted.val_dataloader(), inverted.test_dataloader(), inverted.predict_dataloader()):
+        for batch in loader:
+            np.testing.assert_array_equal(batch["image"][:, 0].numpy(), raw[batch["index"].numpy()])
+
+
+def test_training_images_that_are_asked_for_by_the_split_are_raw_at_every_look() -> None:
+    raw = load_digits().images / 16
+    data = Digits(train_transforms=[v2.RandomCrop(8, padding=1)])  # as configs/victim/digits.yaml
+    data.setup("fit")  # the training loader's own dataset is built by then
+    augmented = next(iter(data.train_dataloader()))
+    assert (augmented["image"][:, 0].numpy() != raw[augmented["index"].numpy()]).any()
+    for _ in range(2):
+        for item in data.dataset("train"):
+            np.testing.assert_array_equal(item["image"][0].numpy(), raw[item["index"]])
+    assert data.dataset("train") is data.dataset("train") is not data.dataset("train", augment=True)
+    with pytest.raises(ValueError, match="augment is for the split train alone, got split='val'"):
+        data.dataset("val", augment=True)
 
 
 def test_each_image_gets_its_own_draw() -> None:
@@ -89,7 +106,7 @@ def test_each_image_gets_its_own_draw() -> None:
     plain = Digits().dataset("train").__getitems__(list(range(100)))
     flips = [
         torch.equal(item["image"], image["image"].flip(-1))
-        for item, image in zip(data.dataset("train").__getitems__(list(range(100))), plain, strict=True)
+        for item, image in zip(data.dataset("train", augment=True).__getitems__(list(range(100))), plain, strict=True)
     ]
     assert 30 <= sum(flips) <= 70  # 50 +- 4 standard deviations; one draw for all would give 0 or 100
 

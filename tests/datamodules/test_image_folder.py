@@ -69,8 +69,10 @@ def test_train_transforms_take_the_place_of_resize_and_crop_in_training_alone(tr
         str(tree), crop=8, val_size=4, train_transforms=[v2.Pad(2), v2.CenterCrop(8), v2.RandomInvert(1)]
     )
     plain = ImageFolder(str(tree), crop=8, val_size=4)
-    torch.testing.assert_close(data.dataset("train")[0]["image"], 1 - plain.dataset("train")[0]["image"])
-    assert torch.equal(data.dataset("val")[0]["image"], plain.dataset("val")[0]["image"])
+    trained = data.dataset("train", augment=True)[0]["image"]
+    torch.testing.assert_close(trained, 1 - plain.dataset("train", augment=True)[0]["image"])
+    for split in ("train", "val", "test"):
+        assert torch.equal(data.dataset(split)[0]["image"], plain.dataset(split)[0]["image"])
 
 
 def test_a_tree_of_test_images_alone_serves_the_test_split(tree: Path) -> None:

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
 from torchvision import datasets
+from torchvision.transforms import v2
 
 from datamodules import CIFAR10, MNIST, STL10
 from datamodules.image_datamodule import data_root
@@ -65,6 +67,29 @@ def test_items_lead_back_to_the_files(datamodule: type, raw: dict[bool, np.ndarr
             assert tuple(item["image"].shape) == data.image_shape
     assert len(data.class_names) == data.num_classes == 10
     assert sources == [True, False]  # each source is read once, whoever asks
+
+
+@pytest.mark.parametrize(("datamodule", "val_size"), [(MNIST, 5000), (CIFAR10, 5000), (STL10, 500)])
+def test_a_config_sees_every_typed_option(datamodule: type, val_size: int) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(datamodule, "data")
+    defaults = {"root": None, "download": True, "batch_size": 128, "seed": 0, "num_workers": 0}
+    assert parser.get_defaults().data.as_dict() == {**defaults, "val_size": val_size, "train_transforms": None}
+    for word in ("--data.batch_size=many", "--data.download=perhaps", "--data.batchsize=3"):
+        with pytest.raises(ArgumentError):
+            parser.parse_args([word])
+    built = parser.instantiate(parser.parse_args(["--data.batch_size=3", "--data.val_size=0.25"])).data
+    assert (built.batch_size, built.val_size) == (3, 0.25)
+
+
+@pytest.mark.parametrize("datamodule", [MNIST, CIFAR10, STL10])
+def test_augmentation_is_for_training_alone(datamodule: type, sources: list[bool]) -> None:
+    data = datamodule(val_size=10, batch_size=20, train_transforms=[v2.RandomInvert(1)])
+    (batch,) = data.train_dataloader()
+    images = {item["index"]: item["image"] for item in data.dataset("train")}
+    for image, index in zip(batch["image"], batch["index"].tolist(), strict=True):
+        torch.testing.assert_close(image, 1 - images[index])
+    assert sources == [True]  # one read serves both
 
 
 @pytest.mark.parametrize("datamodule", [MNIST, CIFAR10, STL10])

@@ -8,15 +8,18 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+import torchvision
 from jsonargparse import ArgumentError
 from pytorch_lightning.cli import LightningCLI
 from torch import nn
+from torchvision.models import WeightsEnum
 
 import zeroth.networks
+from cli.victims import load_checkpoint
 from datamodules import Digits
 from lightning_modules import Classifier
 from lightning_modules.hyperparameters import describe
-from zeroth.networks import CarliniWagnerCNN, CIFARResNet, DigitsCNN
+from zeroth.networks import CarliniWagnerCNN, CIFARResNet, DigitsCNN, TorchvisionClassifier
 
 QUIET: dict[str, Any] = {
     "logger": False,
@@ -126,6 +129,49 @@ def test_a_network_without_description_is_named_and_given_again(tmp_path: Path) 
     assert torch.equal(rebuilt.network[1].weight, module.network[1].weight)
 
 
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights in the place of squeezenet's published ones."""
+    state = torchvision.models.squeezenet1_1().state_dict()
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *args, **kwargs: state)
+
+
+def offline(*args: object, **kwargs: object) -> None:
+    raise AssertionError("the published weights were asked for")
+
+
+@pytest.mark.parametrize("by", ["the command line", "Python"])
+def test_published_weights_are_not_fetched_again_for_a_checkpoint(
+    by: str, tmp_path: Path, published: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = {"name": "squeezenet1_1", "weights": "DEFAULT"}
+    if by == "Python":
+        module = Classifier(TorchvisionClassifier(**arguments))
+    else:
+        network = {"class_path": "TorchvisionClassifier", "init_args": arguments}
+        cli = LightningCLI(
+            Classifier,
+            run=False,
+            save_config_callback=None,
+            trainer_defaults={"enable_checkpointing": False, **QUIET},
+            args={"model": {"network": network}},
+        )
+        module = cli.model
+        assert cli.config.model.network.init_args.weights == "DEFAULT"  # what was asked for stays in the config
+    with torch.no_grad():
+        module.network.model.features[0].bias.add_(1.0)  # training moved them
+    trainer = pl.Trainer(enable_checkpointing=False, **QUIET)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", offline)
+    image = torch.rand(1, 3, 64, 64)
+    for rebuilt in (Classifier.load_from_checkpoint(tmp_path / "a.ckpt"), load_checkpoint(tmp_path / "a.ckpt")[0]):
+        with torch.no_grad():
+            assert torch.equal(rebuilt.eval()(image), module.eval()(image))
+        assert rebuilt.network.mean == (0.485, 0.456, 0.406) and rebuilt.num_classes == 1000
+    assert_plain(torch.load(tmp_path / "a.ckpt")["hyper_parameters"])
+
+
 TRAINED = ["CIFARResNet", "CarliniWagnerCNN", "DigitsCNN", "TorchvisionClassifier", "VGG16BN"]
 
 
@@ -153,6 +199,7 @@ def test_description_of_what_was_chosen() -> None:
         describe(lambda: 0)
 
 
+@pytest.mark.filterwarnings(r"ignore:\s*Importing .* is not allowed")  # jsonargparse 5 will refuse it by itself
 def test_a_class_path_that_is_no_network_is_refused_and_not_called(tmp_path: Path) -> None:
     path = saved(Classifier(DigitsCNN(width=2)), tmp_path / "a.ckpt")
     checkpoint = torch.load(path)

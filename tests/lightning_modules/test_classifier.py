@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from datamodules import Digits
 from lightning_modules import Classifier
+from lightning_modules.classifier import check_fit
 from zeroth.networks import CarliniWagnerCNN, DigitsCNN
 
 QUIET: dict[str, Any] = {
@@ -213,3 +214,12 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> Non
 def test_a_network_that_does_not_fit_the_data_is_refused_at_the_start(network: nn.Module, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pl.Trainer(fast_dev_run=1, **QUIET).fit(Classifier(network), Digits())
+
+
+def test_shapes_from_a_file_of_settings_fit_as_lists() -> None:
+    network = nn.Identity()
+    network.image_shape, network.num_classes = [1, 8, 8], 10
+    check_fit(network, Digits())
+    network.image_shape = [1, 8, 9]
+    with pytest.raises(ValueError, match=r"image_shape \(1, 8, 8\), but Identity has \(1, 8, 9\).*such images$"):
+        check_fit(network, Digits())

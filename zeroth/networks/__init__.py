@@ -6,10 +6,18 @@ one new file: configs find it by its class name, Python by `from zeroth.networks
 
 import importlib
 import pkgutil
+from typing import TYPE_CHECKING, Any
 
 __all__: list[str] = []
 
+if TYPE_CHECKING:  # names that come about below are out of a type checker's sight
+
+    def __getattr__(name: str) -> Any: ...
+
+
 for _info in pkgutil.iter_modules(__path__):
+    if _info.name.startswith("_"):  # a part of networks, no victim
+        continue
     _module = importlib.import_module(f"{__name__}.{_info.name}")
     for _name, _value in vars(_module).items():
         if isinstance(_value, type) and _value.__module__ == _module.__name__ and not _name.startswith("_"):

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from zeroth.networks.normalize import Normalize
+from zeroth.networks._normalize import Normalize
 
 
 class CarliniWagnerCNN(nn.Module):
@@ -37,7 +37,7 @@ class CarliniWagnerCNN(nn.Module):
         super().__init__()
         depth, height, width = image_shape
         if min(height, width) < 16:
-            raise ValueError(f"image_shape={tuple(image_shape)} is too small: height and width must be at least 16.")
+            raise ValueError(f"image_shape={tuple(image_shape)} is too small: height and width must be at least 16")
         self.image_shape = (depth, height, width)
         self.channels = channels
         self.hidden = hidden

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zeroth.networks.normalize import Normalize
+from zeroth.networks._normalize import Normalize
 
 
 class _BasicBlock(nn.Module):
@@ -54,7 +54,7 @@ class CIFARResNet(nn.Module):
     ) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
-            raise ValueError(f"depth must be 6 n + 2 (20, 32, 44, 56, 110, ...), got depth={depth}.")
+            raise ValueError(f"depth must be 6 n + 2 (20, 32, 44, 56, 110, ...), got depth={depth}")
         blocks = (depth - 2) // 6
         self.depth = depth
         self.num_classes = num_classes

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from zeroth.networks.normalize import Normalize
+from zeroth.networks._normalize import Normalize
 
 
 class DigitsCNN(nn.Module):

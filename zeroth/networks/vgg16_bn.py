@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zeroth.networks.normalize import Normalize
+from zeroth.networks._normalize import Normalize
 
 LAYOUT = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # a pool after each group
 
@@ -52,7 +52,7 @@ class VGG16BN(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         if height > 32 or width > 32:
-            raise ValueError(f"VGG16BN takes at most 32x32 pixels, got {height}x{width}: resize the images.")
+            raise ValueError(f"VGG16BN takes at most 32x32 pixels, got {height}x{width}: resize the images")
         top, left = (32 - height) // 2, (32 - width) // 2
         # Padded before the normalisation: the border is black in pixels, as the rest of an MNIST image's border.
         padded = F.pad(images, (left, 32 - width - left, top, 32 - height - top))

@@ -61,7 +61,7 @@ class Ledger:
         before = torch.cat([best, sizes.cummin(1).values[:, :-1].minimum(best)], 1)
         row, column = (sizes < before).nonzero(as_tuple=True)
         if len(row):
-            self.events.append(tuple(t.cpu() for t in (keys[row], numbers[row, column], sizes[row, column])))
+            self.events.append((keys[row].cpu(), numbers[row, column].cpu(), sizes[row, column].cpu()))
         nearest, column = sizes.min(1)
         point = torch.empty(sizes.shape, dtype=torch.int64, device=rows.device)
         point[place, order] = torch.arange(len(rows), device=rows.device)

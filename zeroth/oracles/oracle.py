@@ -35,7 +35,7 @@ BATCH_PIXELS = 2**26
 @contextmanager
 def exact_float32(device_type: str = "cpu") -> Iterator[None]:
     """Compute without TF32 and outside autocast, whose rounding swamps differences of queries at small mu."""
-    backends = torch.backends
+    backends: Any = torch.backends
     settings = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
     before = [setting.fp32_precision for setting in settings]
     try:

@@ -25,9 +25,9 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if len(mean) != len(std) or len(mean) == 0:
-            raise ValueError(f"mean and std need one value a channel, got mean={list(mean)} and std={list(std)}.")
+            raise ValueError(f"mean and std need one value a channel, got mean={list(mean)} and std={list(std)}")
         if min(std) <= 0:
-            raise ValueError(f"std must be positive in every channel, got std={list(std)}.")
+            raise ValueError(f"std must be positive in every channel, got std={list(std)}")
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
