@@ -6,27 +6,28 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pytorch_lightning import Trainer
-from rich.console import Console
 
 from callbacks.loggers import log_curve, log_files, log_pictures, log_rows, log_scalars, parent_artifacts, runs_of
 from callbacks.pieces import EXAMPLES, Pieces, load_pieces, query_marks
+from callbacks.terminal import tell_report
 from zeroth.attacks import Attack
 from zeroth.records import (
     attack_frame,
     attack_summary,
     attacked_rows,
+    distortion_quartiles,
     merge_records,
-    rich_table,
+    plain,
     robust_accuracy_vs_epsilon,
     success_curve,
-    write_report,
+    write_json,
 )
 from zeroth.records.pictures import adversarial_figure
 from zeroth.records.plots import distortion_figure, robust_accuracy_figure, save_figure, success_figure
 
 EPSILONS = 51  # points of the robust-accuracy curve
-FILE_WIDTH = 160
 
 
 def report_attack(
@@ -57,6 +58,7 @@ def report_attack(
     marks = query_marks(budget)
     robust = _robust_curve(rows, attack)
     rates = success_curve(rows, marks)
+    distortion = _distortion_curve(rows, pieces, len(marks))
     report: dict[str, Any] = {
         "run": folder.name,
         "attack": repr(attack),
@@ -67,17 +69,16 @@ def report_attack(
         "complete": len(rows) == images,
         **attack_summary(rows),
         "success_curve": {"queries": marks, "success_rate": rates},
+        "distortion_curve": {"queries": marks, **distortion},
         "robust_curve": robust,
     }
-    write_report(folder / "report.json", report)
+    write_json(folder / "report.json", report)
     pictures = draw_attack(folder, rows, pieces, attack, budget, class_names)
 
-    console = terminal()
-    console.print(rich_table(attack_frame({folder.name: report}, norm=attack.norm)))
-    tell_files(console, folder, report, pictures)
+    tell_report(attack_frame({folder.name: report}, norm=attack.norm), folder, report, pictures)
 
     runs = runs_of(trainer)
-    log_curve(runs, "queries", marks, {"success_rate": rates})
+    log_curve(runs, "queries", marks, {"success_rate": rates, **distortion})
     log_curve(runs, "epsilon", robust["epsilon"], {"robust_accuracy": robust["accuracy"]})
     log_scalars(trainer, {name: value for name, value in report.items() if not name.endswith("_curve")})
     log_rows(runs, "images", rows)
@@ -103,10 +104,8 @@ def draw_attack(
         "robust_accuracy_vs_epsilon": robust_accuracy_figure({name: rows}, norm=norm),
     }
     if pieces is not None:
-        played = pieces.distance[np.isin(pieces.index, attacked_rows(rows)["index"])]
-        if len(played):
-            curve = (pieces.marks.numpy(), played.T.numpy())
-            figures["distortion_vs_queries"] = distortion_figure({name: curve}, norm=norm)
+        if (played := _distances(rows, pieces)).size:
+            figures["distortion_vs_queries"] = distortion_figure({name: (pieces.marks.numpy(), played)}, norm=norm)
         if len(pieces.shown) and pieces.image.shape[1] in (1, 3):
             told = rows.set_index("index").loc[pieces.shown.tolist()]
             figures["adversarial_examples"] = adversarial_figure(
@@ -126,22 +125,20 @@ def draw_attack(
     return paths
 
 
-def terminal() -> Console:
-    """The terminal; where output goes to a file, wide enough for a table of intervals instead of rich's 80 columns."""
-    return console if (console := Console()).is_terminal else Console(width=FILE_WIDTH)
-
-
-def tell_files(console: Console, folder: Path, report: Mapping[str, Any], pictures: Sequence[Path]) -> None:
-    """Say how complete the run is and where to look."""
-    if not report["complete"]:
-        console.print(f"{report['recorded']} of {report['images']} images are recorded: other shards are to come")
-    console.print(f"run folder: {folder}", soft_wrap=True)
-    console.print(f"pictures: {', '.join(path.name for path in pictures)}", soft_wrap=True)
-    if (kept := folder / "wandb").is_dir():
-        console.print(f"W&B: {kept}", soft_wrap=True)
-
-
 def _robust_curve(rows: pd.DataFrame, attack: Attack) -> dict[str, list[float | None]]:
     found = rows.loc[rows["success"], attack.norm].astype(float)
     top = attack.epsilon or (float(found.max()) if len(found) else 1.0)
     return robust_accuracy_vs_epsilon(rows, attack.norm, np.linspace(0, top, EPSILONS).tolist())
+
+
+def _distances(rows: pd.DataFrame, pieces: Pieces) -> NDArray[np.float32]:
+    """Distances (M, B) of the attacked images at each mark, inf where nothing was found yet."""
+    return pieces.distance[np.isin(pieces.index, attacked_rows(rows)["index"])].T.numpy()
+
+
+def _distortion_curve(rows: pd.DataFrame, pieces: Pieces | None, marks: int) -> dict[str, list[float | None]]:
+    """Median and quartiles (M,) of the distances at each mark, None where the quartile's images have none yet."""
+    names = ("distance_q25", "distance_median", "distance_q75")
+    if pieces is None or not (played := _distances(rows, pieces)).size:
+        return {name: [None] * marks for name in names}
+    return {name: plain(curve) for name, curve in zip(names, distortion_quartiles(played), strict=True)}

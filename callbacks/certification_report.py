@@ -8,15 +8,14 @@ import numpy as np
 from pytorch_lightning import Trainer
 from scipy.stats import norm
 
-from callbacks.attack_report import tell_files, terminal
 from callbacks.loggers import log_curve, log_files, log_pictures, log_rows, log_scalars, parent_artifacts, runs_of
+from callbacks.terminal import tell_report
 from zeroth.records import (
     certificate_frame,
     certificate_summary,
     certified_accuracy,
     merge_records,
-    rich_table,
-    write_report,
+    write_json,
 )
 from zeroth.records.plots import certified_accuracy_figure, save_figure
 
@@ -63,13 +62,11 @@ def report_certification(
         "complete": len(rows) == images,
         **certificate_summary(rows, radii or [0.0]),
     }
-    write_report(folder / "report.json", report)
+    write_json(folder / "report.json", report)
     picture = folder / "certified_accuracy.png"
     save_figure(certified_accuracy_figure({folder.name: rows}), picture)
 
-    console = terminal()
-    console.print(rich_table(certificate_frame({folder.name: report})))
-    tell_files(console, folder, report, [picture])
+    tell_report(certificate_frame({folder.name: report}), folder, report, [picture])
 
     runs = runs_of(trainer)
     fine = np.linspace(0, max(largest, RADIUS_STEP), CURVE_POINTS).tolist()

@@ -3,7 +3,7 @@
 Shapes: B images of a batch.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Subset
 from callbacks.selection import Selection
 
 
-class FitEvaluation(Callback):
+class FitEvaluation(Callback, ABC):
     """Evaluates a subset every n epochs after validation and logs scalars through the module's logger.
 
     Images are dealt out to the ranks one by one; sums are taken over all ranks.

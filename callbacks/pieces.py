@@ -3,7 +3,6 @@
 Shapes: B images of a batch, N of a run, M marks of queries, C x H x W pixels.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zeroth.attacks import AttackResult
+from zeroth.records import replacing
 
 EXAMPLES = 8  # kept of each batch, for the picture of adversarial examples
 MARKS = 64  # points of a curve over queries
@@ -99,11 +99,9 @@ def load_pieces(folder: Path) -> Pieces | None:
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}")
     try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
-        part.replace(path)
+        with replacing(path) as part:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
     except OSError as error:
         raise OSError(
             error.errno,

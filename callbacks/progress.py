@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from callbacks.selection import EvaluationData
-from callbacks.tasks import AttackTask
+from callbacks.tasks import AttackTask, EvaluationTask
 from zeroth.attacks import AttackResult
 from zeroth.oracles import ProgressUpdate
 
@@ -44,8 +44,9 @@ class EvaluationProgress(Callback):
 
     def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Listen to the batch that begins."""
+        task: EvaluationTask = pl_module  # type: ignore[assignment]
         if self._bar is not None:
-            setattr(pl_module, "progress", self._update)  # noqa: B010  a plain attribute of both tasks
+            task.progress = self._update
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
@@ -74,14 +75,9 @@ class EvaluationProgress(Callback):
         """Leave the terminal usable."""
         self._stop()
 
-    def _update(self, *update: Any) -> None:
-        """Take a ProgressUpdate of an attack, or (samples asked, samples in all) of a certification."""
-        if isinstance(update[0], ProgressUpdate):
-            now = update[0]
-            done = now.finished
-            self._show(self.images + done, self.queries + now.queries, self.hits + now.successes, self.seen + done)
-        else:
-            self._show(self.images, self.queries + int(update[0]), self.hits, self.seen)
+    def _update(self, now: ProgressUpdate) -> None:
+        done = now.finished
+        self._show(self.images + done, self.queries + now.queries, self.hits + now.successes, self.seen + done)
 
     def _show(self, images: int, queries: int, hits: int, seen: int) -> None:
         if self._bar is not None:

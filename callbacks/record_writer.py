@@ -1,7 +1,8 @@
 """Rows on disk as batches end; a killed run goes on: recorded batches are skipped, a broken one is replayed."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 
 from callbacks.pieces import query_marks, save_piece
 from callbacks.selection import EvaluationData, shard_numbers
-from callbacks.tasks import AttackTask
+from callbacks.tasks import AttackTask, EvaluationTask
 from zeroth.attacks import AttackResult
 from zeroth.oracles import Journal
 from zeroth.records.reading import done_indices, merge_records, record_path
@@ -20,8 +21,8 @@ from zeroth.records.store import RecordFile
 from zeroth.smoothing import Certificate
 
 
-class RecordWriter(BasePredictionWriter):
-    """Appends one row an image to this rank's file in the run folder.
+class RecordWriter(BasePredictionWriter, ABC):
+    """Appends one row an image to this rank's file in the run folder; keeps a journal while a batch is asked.
 
     Args:
         folder: the run folder.
@@ -52,8 +53,13 @@ class RecordWriter(BasePredictionWriter):
         self._numbers = iter(data.mine())
 
     def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Tell which of the fixed batches begins."""
+        """Open the journal of the fixed batch that begins: it answers what an earlier start has asked already."""
+        task: EvaluationTask = pl_module  # type: ignore[assignment]
+        data: EvaluationData = trainer.datamodule  # type: ignore[attr-defined]
         self.number = next(self._numbers)
+        if task.keeps_journal:
+            path = self.folder / "journal" / f"{data.key(self.number)}.journal"
+            task.journal = Journal.open(path, fingerprint=self.header.to_dict())
 
     def write_on_batch_end(
         self,
@@ -65,20 +71,47 @@ class RecordWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Append the rows that an earlier start has not recorded yet."""
+        """Append the rows that an earlier start has not recorded yet, then drop the journal."""
         for index, row in zip(batch["index"].tolist(), self.rows(prediction, batch), strict=True):
             if index not in self._recorded and self._file is not None:
                 self._file.append(row)
+        if (journal := self._close_journal(pl_module)) is not None:
+            journal.path.unlink(missing_ok=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close the record file."""
+        """Close what is open; the journal of an unfinished batch stays on disk."""
+        self._close_journal(pl_module)
         if self._file is not None:
             self._file.close()
             self._file = None
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """As teardown."""
+        self.teardown(trainer, pl_module, "predict")
+
+    def clean(self) -> None:
+        """Delete what the journals of a run left whose images are all recorded.
+
+        Those are batches killed between their last row and the journal's end, and batches that a later start cut
+        otherwise, by another batch size or shard.
+        """
+        folder = self.folder / "journal"
+        for path in folder.glob("*.journal"):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or holds files of somebody else
+            folder.rmdir()
+
+    @staticmethod
+    def _close_journal(module: LightningModule) -> Journal | None:
+        task: EvaluationTask = module  # type: ignore[assignment]
+        journal, task.journal = task.journal, None
+        if journal is not None:
+            journal.close()
+        return journal
+
 
 class AttackRecordWriter(RecordWriter):
-    """Rows, curves and, if wanted, adversarial images of an attack; keeps a journal while a batch is under attack.
+    """Rows, curves and, if wanted, adversarial images of an attack.
 
     Args:
         folder: the run folder.
@@ -93,40 +126,21 @@ class AttackRecordWriter(RecordWriter):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """As :class:`RecordWriter`; under a cap on all queries, what the finished batches have spent is gone."""
         super().setup(trainer, pl_module, stage)
+        task: AttackTask = pl_module  # type: ignore[assignment]
         data: EvaluationData = trainer.datamodule  # type: ignore[attr-defined]
-        for number in data.done:  # killed between its last row and here
-            self._journal_path(data, number).unlink(missing_ok=True)
-        if isinstance(pl_module, AttackTask) and pl_module.total_queries is not None and data.done:
+        if task.total_queries is not None and data.done:
             spent = merge_records(self.folder, "attack").set_index("index")["queries"]
-            pl_module.spent = int(spent[[index for number in data.done for index in data.batches[number]]].sum())
-
-    def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Open the batch's journal: it answers what an earlier start has asked already."""
-        super().on_predict_batch_start(trainer, pl_module)
-        if isinstance(pl_module, AttackTask) and pl_module.keeps_journal:
-            data: EvaluationData = trainer.datamodule  # type: ignore[attr-defined]
-            pl_module.journal = Journal.open(self._journal_path(data, self.number), fingerprint=self.header.to_dict())
+            task.spent = int(spent[[index for number in data.done for index in data.batches[number]]].sum())
 
     def write_on_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, prediction: AttackResult, *rest: Any
     ) -> None:
-        """Keep curves and pictures first, so that a recorded row always has them; then rows; then drop the journal."""
+        """Keep curves and pictures first, so that a recorded row always has them; then as :class:`RecordWriter`."""
         task: AttackTask = pl_module  # type: ignore[assignment]
         data: EvaluationData = trainer.datamodule  # type: ignore[attr-defined]
         marks = query_marks(task.budget)
         save_piece(self.folder, data.key(self.number), prediction, marks, adversarial=self.save_adversarial)
         super().write_on_batch_end(trainer, pl_module, prediction, *rest)
-        self._drop_journal(task, delete=True)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close what is open; the journal of an unfinished batch stays on disk."""
-        if isinstance(pl_module, AttackTask):
-            self._drop_journal(pl_module, delete=False)
-        super().teardown(trainer, pl_module, stage)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """As teardown."""
-        self.teardown(trainer, pl_module, "predict")
 
     def rows(self, prediction: AttackResult, batch: Mapping[str, torch.Tensor]) -> list[AttackRecord]:
         """See :class:`RecordWriter`."""
@@ -143,17 +157,6 @@ class AttackRecordWriter(RecordWriter):
             "fail_reason": ["" if reason == "success" else reason for reason in prediction.reason],
         }
         return [AttackRecord(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
-
-    def _journal_path(self, data: EvaluationData, number: int) -> Path:
-        return self.folder / "journal" / f"{data.key(number)}.journal"
-
-    @staticmethod
-    def _drop_journal(task: AttackTask, *, delete: bool) -> None:
-        if task.journal is not None:
-            task.journal.close()
-            if delete:
-                task.journal.path.unlink()
-            task.journal = None
 
 
 class CertificationRecordWriter(RecordWriter):

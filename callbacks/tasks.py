@@ -13,7 +13,9 @@ from torch import Tensor
 
 from zeroth.attacks import Attack, AttackResult
 from zeroth.oracles import GradientOracle, Journal, Output, ProgressUpdate
-from zeroth.smoothing import Certificate, SmoothedClassifier
+from zeroth.oracles.scores import name_of
+from zeroth.smoothing import Certificate, SmoothedClassifier, VoteOracle
+from zeroth.smoothing.bounds import check_alpha, check_sigma
 
 Victim = Callable[[Tensor], Tensor]
 Targets = Literal["none", "next", "random"]
@@ -30,7 +32,25 @@ def choose_targets(rule: Targets, labels: Tensor, indices: Tensor, num_classes: 
     return (labels + torch.tensor(steps, device=labels.device)) % num_classes
 
 
-class AttackTask(LightningModule):
+class EvaluationTask(LightningModule):
+    """What an evaluation does with a batch, as ``predict_step``.
+
+    Attributes:
+        journal, progress: set around each batch by whoever drives the task; None keeps and tells nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.journal: Journal | None = None
+        self.progress: Callable[[ProgressUpdate], None] | None = None
+
+    @property
+    def keeps_journal(self) -> bool:
+        """Whether the victim's answers can be kept on disk."""
+        return True
+
+
+class AttackTask(EvaluationTask):
     """Attacks batches of images with one attack.
 
     Args:
@@ -46,7 +66,6 @@ class AttackTask(LightningModule):
 
     Attributes:
         spent: queries of the batches before this one; counts against total_queries.
-        journal, progress: handed to the attack; set around each batch by whoever drives the task.
     """
 
     def __init__(
@@ -71,12 +90,10 @@ class AttackTask(LightningModule):
         self.budget, self.seed, self.output, self.targeted = budget, seed, output, targeted
         self.total_queries, self.max_batch = total_queries, max_batch
         self.spent = 0
-        self.journal: Journal | None = None
-        self.progress: Callable[[ProgressUpdate], None] | None = None
 
     @property
     def keeps_journal(self) -> bool:
-        """Whether answers can be kept on disk: gradients are not."""
+        """See :class:`EvaluationTask`: gradients are not kept."""
         return not issubclass(self.attack.oracle_type, GradientOracle)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> AttackResult:
@@ -105,7 +122,7 @@ class AttackTask(LightningModule):
         return result
 
 
-class CertificationTask(LightningModule):
+class CertificationTask(EvaluationTask):
     """Certifies batches of images by randomized smoothing (Cohen et al. 2019).
 
     Args:
@@ -138,29 +155,43 @@ class CertificationTask(LightningModule):
         self.victim, self.num_classes, self.sigma = victim, num_classes, sigma
         self.n0, self.n, self.alpha, self.seed = n0, n, alpha, seed
         self.output, self.max_batch = output, max_batch
-        self.progress: Callable[[int, int], None] | None = None
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> Certificate:
-        """Certify a batch with keys image (B, C, H, W) and index (B,)."""
-        smoothed = SmoothedClassifier(
-            self.victim, self.num_classes, self.sigma, max_batch=self.max_batch, output=self.output
+        """Certify a batch with keys image (B, C, H, W) and index (B,).
+
+        Raises:
+            ValueError: the victim's first answers tell another number of classes.
+        """
+        images = batch["image"]
+        oracle = VoteOracle(
+            self.victim, output=self.output, max_batch=self.max_batch, device=images.device, clamp=False
         )
-        return smoothed.certify(
-            batch["image"],
+
+        def told(done: int, total: int) -> None:
+            if oracle.num_classes not in (None, self.num_classes):
+                raise ValueError(
+                    f"victim {name_of(self.victim)} has {oracle.num_classes} classes, the data has {self.num_classes}: "
+                    "choose other data, or a victim with as many classes"
+                )
+            if self.progress is not None:
+                self.progress(ProgressUpdate(queries=done, finished=0, successes=0, total=len(images)))
+
+        return SmoothedClassifier(oracle, self.num_classes, self.sigma).certify(
+            images,
             n0=self.n0,
             n=self.n,
             alpha=self.alpha,
             seed=self.seed,
             indices=batch["index"],
-            progress=self.progress,
+            journal=self.journal,
+            progress=told,
         )
 
 
 def check_certification(sigma: float, n0: int, n: int, alpha: float) -> None:
-    """Raise ValueError for settings that certify nothing; names the option and what it may be."""
-    if not sigma > 0:
-        raise ValueError(f"certify.sigma must be positive ([0, 1] pixels, e.g. 0.25), got {sigma}")
-    if n0 < 1 or n < 1:
-        raise ValueError(f"certify.n0 and certify.n must be at least 1, got {n0} and {n}")
-    if not 0 < alpha < 1:
-        raise ValueError(f"certify.alpha must lie in (0, 1), e.g. 0.001, got {alpha}")
+    """Raise ValueError for settings that certify nothing, before anything is built or asked."""
+    check_sigma(sigma)
+    check_alpha(alpha)
+    for field, samples in (("n0", n0), ("n", n)):
+        if samples < 1:
+            raise ValueError(f"{field} must be at least 1 sample an image, got {samples}")

@@ -1,6 +1,6 @@
 """attack.py's own options: the attack, the budget, the targets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +48,12 @@ class AttackCLI(EvaluationCLI):
         )
         parser.add_argument(
             "--total_queries",
-            "--total-queries",
             type=int | None,
             default=None,
             help="cap on the queries of all images together, in order; one process only",
         )
         parser.add_argument(
             "--save_adversarial",
-            "--save-adversarial",
             action="store_true",
             help="keep the adversarial images, adversarial/*.safetensors in the run folder",
         )
@@ -102,9 +100,9 @@ class AttackCLI(EvaluationCLI):
         file = self.config.attack.get("__path__")
         return Path(str(file)).stem if file else str(self.config.attack.class_path).rpartition(".")[2].lower()
 
-    def report(self) -> None:
+    def report(self) -> Mapping[str, Any]:
         """Merge and show."""
-        report_attack(
+        return report_attack(
             self.trainer,
             self.folder,
             self.config_init.attack,

@@ -1,6 +1,6 @@
 """certify.py's own options: the noise, the samples, the confidence."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,17 +54,20 @@ class CertifyCLI(EvaluationCLI):
     def build_task(self, victim: Callable[..., Any], num_classes: int) -> CertificationTask:
         """The certification of a batch."""
         options: CertifyOptions = self.config_init.certify
-        return CertificationTask(
-            victim,
-            num_classes,
-            sigma=options.sigma,
-            n0=options.n0,
-            n=options.n,
-            alpha=options.alpha,
-            seed=self.config_init.seed,
-            output=self.victim_options.output,
-            max_batch=self.config_init.max_batch,
-        )
+        try:
+            return CertificationTask(
+                victim,
+                num_classes,
+                sigma=options.sigma,
+                n0=options.n0,
+                n=options.n,
+                alpha=options.alpha,
+                seed=self.config_init.seed,
+                output=self.victim_options.output,
+                max_batch=self.config_init.max_batch,
+            )
+        except ValueError as error:  # names one of the four
+            raise ValueError(f"certify.{error}") from error
 
     def build_writer(self) -> CertificationRecordWriter:
         """Cohen's rows."""
@@ -74,10 +77,10 @@ class CertifyCLI(EvaluationCLI):
         """The noise level."""
         return f"sigma{self.config_init.certify.sigma:g}"
 
-    def report(self) -> None:
+    def report(self) -> Mapping[str, Any]:
         """Merge and show."""
         options: CertifyOptions = self.config_init.certify
-        report_certification(
+        return report_certification(
             self.trainer,
             self.folder,
             sigma=options.sigma,

@@ -3,8 +3,8 @@
 import logging
 import sys
 import warnings
-from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from inspect import signature
 from pathlib import Path
@@ -36,16 +36,23 @@ MACHINE = (
 )  # fmt: skip
 
 
-class EvaluationCLI(LightningCLI):
+class EvaluationCLI(LightningCLI, ABC):
     """Parses and builds an evaluation; :meth:`run` runs it over the selected images and writes the report.
 
     Args:
         args: command line words; default: the program's own.
+
+    Attributes:
+        job: the folder of its runs.
+        examples: head of --help.
+        batch_size: default of the option.
+        outcome_keys: options of the job that decide the rows.
     """
 
     job: ClassVar[JobType]
     examples: ClassVar[str]
     batch_size: ClassVar[int]
+    outcome_keys: ClassVar[tuple[str, ...]]
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
         # Which devices there are and that predict has no callbacks of its own says nothing about an evaluation.
@@ -65,9 +72,15 @@ class EvaluationCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; the images are those that the victim was trained for unless --data says otherwise."""
         self.config = parser.parse_args(args)
-        checkpoint, victim = self.config.checkpoint, self.config.victim.name
-        if (checkpoint is None) == (victim is None):
+        checkpoint, victim = self.config.checkpoint, self.config.victim
+        if checkpoint is None and victim.name is None:
             raise ValueError("give a victim: either --checkpoint FILE of train.py, or --victim NAME (see --help)")
+        for field in ("name", "weights", "init_args", "state_dict"):
+            if checkpoint is not None and victim[field]:
+                raise ValueError(
+                    f"--checkpoint {checkpoint} brings the whole victim, so victim.{field} {victim[field]!r} would not "
+                    "be used: leave out one of the two"
+                )
         self.module: LightningModule | None = None
         if checkpoint is not None:
             self.module, data = load_checkpoint(checkpoint)
@@ -140,7 +153,8 @@ class EvaluationCLI(LightningCLI):
             batch_size=self.config_init.batch_size,
         )
         victim = build_victim(self.victim_options) if self.module is None else self.module
-        check_fit(getattr(victim, "network", victim), self.config_init.data)
+        network, classes = getattr(victim, "network", victim), getattr(victim, "num_classes", None)
+        check_fit(network, self.config_init.data, classes)
         self.task = self.build_task(victim, self.config_init.data.num_classes)
         self.folder = self.options.folder(self.job, f"{self.victim_name()}-{self.method_name()}")
         self.settings = self.outcome_settings()
@@ -203,10 +217,8 @@ class EvaluationCLI(LightningCLI):
         warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero.*")
         self.trainer.predict(self.task, datamodule=self.data, return_predictions=False)
         self.trainer.strategy.barrier("records are written")
-        if leader:
-            self.report()
-
-    outcome_keys: ClassVar[tuple[str, ...]]
+        if leader and self.report()["complete"]:
+            self.writer.clean()
 
     @abstractmethod
     def add_job_arguments(self, parser: LightningArgumentParser) -> None:
@@ -225,5 +237,5 @@ class EvaluationCLI(LightningCLI):
         """The second half of the run's default name."""
 
     @abstractmethod
-    def report(self) -> None:
-        """Merge, summarise, draw and log; rank 0 only."""
+    def report(self) -> Mapping[str, Any]:
+        """Merge, summarise, draw and log, on rank 0 only; returns what report.json says."""

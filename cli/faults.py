@@ -36,6 +36,7 @@ _UNKNOWN_CLASS = re.compile(
     r"Expected a dot import path string: (\S+)|Unexpected import path format: (\S+)"
     r"|No module named '([^']+)'|has no attribute '([^']+)'"
 )
+_REFUSED = re.compile(r"(?:Group '(?P<group>[^']+)' does not accept option|Option) '(?P<key>[^']+)'")
 _KEY = re.compile(r'(?:Parser key|key) "([^"]+)"')
 
 
@@ -89,7 +90,14 @@ def explain(message: str, options: list[str]) -> str:
     text = re.sub(r"[Ee]xpected a typing.Literal\[(.*?)\]", r"expected one of \1", text)
     text = re.sub(r"\.? Got value: ", ", got ", text)
     given = re.search(r"Given value: ([^\s{(]+)\s*$", message)
-    return text + (f", got {given.group(1)}" if given and given.group(1) not in text else "") + _accepted(message)
+    got = f", got {given.group(1)}" if given and given.group(1) not in text else ""
+    return text + got + _accepted(message, options)
+
+
+def refused_key(message: str) -> str | None:
+    """The last part of the key that a report of jsonargparse says is unknown, None where it says something else."""
+    found = _REFUSED.search(message)
+    return found["key"].rpartition(".")[2] if found else None
 
 
 def _unknown_class(message: str) -> str | None:
@@ -101,22 +109,26 @@ def _unknown_class(message: str) -> str | None:
     return next((name for name in found.groups() if name), None) if found else None
 
 
-def _accepted(message: str) -> str:
-    """List what a class takes, when it was given an option that it does not take."""
-    wrong, path = (
-        re.search(r"Option '([^']+)' is not accepted", message),
-        re.findall(r"class_path '([\w.]+)\.(\w+)'", message),
-    )
-    if not (wrong and path):
+def _accepted(message: str, options: list[str]) -> str:
+    """Suggest a near option, and list what a class takes, when a class, a group or the command was given another."""
+    refused = _REFUSED.search(message)
+    if refused is None:
         return ""
-    target = getattr(importlib.import_module(path[-1][0]), path[-1][1], None)
-    names = [name for name in inspect.signature(target).parameters if name != "self"] if target else []
-    return f"; {path[-1][1]} takes {', '.join(names)}"
+    if path := re.findall(r"class_path '([\w.]+)\.(\w+)'", message):
+        target = getattr(importlib.import_module(path[-1][0]), path[-1][1], None)
+        names = [name for name in inspect.signature(target).parameters if name != "self"] if target else []
+        rest = f"{path[-1][1]} takes {', '.join(names)}"
+    else:
+        start = f"--{refused['group']}." if refused["group"] else "--"
+        names = [name.removeprefix(start) for name in options if name.startswith(start)]
+        rest = "--help lists the options"
+    near = difflib.get_close_matches(refused["key"], names, n=1)
+    return f"; did you mean {near[0]}? {rest}" if near else f"; {rest}"
 
 
 @contextmanager
 def plain_messages() -> Iterator[None]:
-    """End the program with the message alone when the input is at fault (exit code 2), or a victim or a disk fails (1).
+    """End the program with the message alone: exit code 2 for faulty input, 1 where a victim, disk or training fails.
 
     Other errors are bugs and keep their traceback; ZEROTH_DEBUG=1 shows it for all.
     """
@@ -130,13 +142,15 @@ def plain_messages() -> Iterator[None]:
         if os.environ.get("ZEROTH_DEBUG"):
             raise
         sys.exit(_last_line(explain(_text(error), []), 2))
-    except (VictimError, OSError) as error:
+    except (VictimError, OSError, FloatingPointError) as error:
         if os.environ.get("ZEROTH_DEBUG"):
             raise
         sys.exit(_last_line(_text(error), 1))
 
 
 def _text(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is None:
+        return error.strerror  # our own whole sentence: without "[Errno 28]" before it
     return str(error) if str(error) else type(error).__name__
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
-from zeroth.records.json_io import plain
+from zeroth.records.json_io import plain, replacing
 
 JobType = Literal["train-victim", "attack", "certify"]
 
@@ -60,8 +60,8 @@ class RunOptions:
         return loggers
 
     def _wandb(self, job: JobType, folder: Path, *, offline: bool) -> WandbLogger:
-        folder.mkdir(parents=True, exist_ok=True)  # wandb falls back to /tmp when the folder is missing
-        return WandbLogger(
+        folder.mkdir(parents=True, exist_ok=True)  # wandb falls back to a temporary folder when it is missing
+        logger = WandbLogger(
             name=folder.name,
             save_dir=folder,
             offline=offline,
@@ -71,6 +71,9 @@ class RunOptions:
             tags=self.tags or None,
             settings={"silent": offline},  # the run folder is told at the end
         )
+        # Lightning hands over anonymous=None, of which wandb warns in each run; there is no public way to leave it out.
+        logger._wandb_init.pop("anonymous", None)
+        return logger
 
 
 def result_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +116,5 @@ def refuse_other_settings(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def save_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Write config.yaml; at once as a whole, because ranks and shards may start together."""
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".config.{os.getpid()}.yaml"
-    part.write_text(yaml.safe_dump(dict(config), sort_keys=False))
-    part.replace(folder / "config.yaml")
+    with replacing(folder / "config.yaml") as part:
+        part.write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")

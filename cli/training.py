@@ -81,17 +81,19 @@ class TrainCLI(LightningCLI):
             not any(isinstance(callback, ModelCheckpoint) for callback in given)
             and configured.get("enable_checkpointing") is not False
         ):
-            extra.append(
-                ModelCheckpoint(
-                    self.folder / "checkpoints",
-                    filename="best",
-                    # A system says which figure tells its best weights (a noise-trained victim: noisy accuracy).
-                    monitor=getattr(self.model, "monitor", "val_accuracy"),
-                    mode="max",
-                    save_last=True,
-                    enable_version_counter=False,
+            # A system says which figure tells its best weights (a noise-trained victim: noisy accuracy). save_last
+            # would write last.ckpt together with a new best only: a killed run would lose the epochs since.
+            monitor = getattr(self.model, "monitor", "val_accuracy")
+            for name, figure in (("best", monitor), ("last", None)):
+                extra.append(
+                    ModelCheckpoint(
+                        self.folder / "checkpoints",
+                        filename=name,
+                        monitor=figure,
+                        mode="max",
+                        enable_version_counter=False,
+                    )
                 )
-            )
         if configured.get("enable_progress_bar") is not False:
             extra.append(RichProgressBar(leave=False))
         if configured.get("logger") in (None, True):
@@ -100,15 +102,22 @@ class TrainCLI(LightningCLI):
         return trainer
 
     def train(self) -> None:
-        """Fit, from last.ckpt where an earlier start left one, then test the best checkpoint."""
+        """Fit, from last.ckpt where an earlier start left one, then test the best checkpoint.
+
+        Raises:
+            FileNotFoundError: images are missing, those of the test split too.
+        """
         if self.trainer.is_global_zero:
+            if self.datamodule is not None:  # else a tree without test images would be told of after the last epoch
+                self.datamodule.prepare_data()
+                self.datamodule.setup("test")
             save_config(self.folder, self.resolved)
         last = self.folder / "checkpoints" / "last.ckpt"
         if last.is_file() and self.trainer.is_global_zero:
             print(f"going on from {last}")
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=str(last) if last.is_file() else None)
         keeper = self.trainer.checkpoint_callback
-        best = "best" if isinstance(keeper, ModelCheckpoint) and keeper.best_model_path else None
+        best = keeper.best_model_path or None if isinstance(keeper, ModelCheckpoint) else None
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best)
         if self.trainer.is_global_zero:
             print(f"run folder: {self.folder}")

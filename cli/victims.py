@@ -19,7 +19,7 @@ from torch import nn
 
 import zeroth.networks
 from cli.faults import known_classes
-from lightning_modules import Classifier  # type: ignore[attr-defined]
+from lightning_modules import Classifier
 from zeroth.oracles import Output
 
 # What torch.load raises for a file that is cut short or no torch file at all.
@@ -110,7 +110,7 @@ def build_victim(options: VictimOptions) -> Callable[[Any], Any]:
     name = options.name or ""
     if name in torchvision.models.list_models(module=torchvision.models):
         arguments = {"name": name, "weights": options.weights, **options.init_args}
-        victim: Any = zeroth.networks.TorchvisionClassifier(**arguments)  # type: ignore[attr-defined]
+        victim: Any = zeroth.networks.TorchvisionClassifier(**arguments)
     else:
         if options.weights is not None:
             raise ValueError(

@@ -8,6 +8,7 @@ import yaml
 import datamodules
 import zeroth.attacks
 from cli import AttackCLI, CertifyCLI, TrainCLI
+from tests.runs import asked, counted, run
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -81,6 +82,22 @@ def test_help_shows_examples_that_parse(command, option, capsys):
     for words in examples:
         for word in words:
             assert not word.startswith("configs/") or (CONFIGS.parent / word).exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [(AttackCLI, ["--attack", "ZONGD", "--budget", "20"]), (CertifyCLI, ["--certify.n", "20", "--certify.n0", "5"])],
+    ids=["attack", "certify"],
+)
+def test_the_config_of_a_run_goes_on_with_it(command, words, tmp_path):
+    words = [*words, *counted(tmp_path / "log"), "--images.count", "4", "--run.name", "again"]
+    first = run(command, *words)
+    before = asked(tmp_path / "log")
+    second = run(command, "--config", first.folder / "config.yaml")
+    assert second.folder == first.folder and second.resolved == first.resolved
+    assert asked(tmp_path / "log") == before > 0
+    other = run(command, "--config", first.folder / "config.yaml", "--run.name", "other", "--images.count", "2")
+    assert other.data.total == 2 and asked(tmp_path / "log") > before
 
 
 def test_every_folder_ships_something():

@@ -128,7 +128,7 @@ def test_modes_and_random_states_come_back():
     [
         (lambda: AttackEvaluation(ZONGD(), budget=0), "budget must be at least 1"),
         (lambda: AttackEvaluation(ZONGD(), every_n_epochs=0), "every_n_epochs must be at least 1"),
-        (lambda: Certification(sigma=0), "sigma must be positive"),
+        (lambda: Certification(sigma=0), "sigma must be a positive"),
         (lambda: Certification(radii=()), "radii must be one or more numbers >= 0"),
     ],
 )

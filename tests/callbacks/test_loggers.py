@@ -11,9 +11,11 @@ import yaml
 from wandb.proto import wandb_internal_pb2
 
 from callbacks.loggers import artifact_name, parent_artifacts
+from callbacks.pieces import load_pieces
 from cli import AttackCLI, CertifyCLI, TrainCLI
+from cli.folders import RunOptions
 from tests.runs import run
-from zeroth.records import attack_summary, merge_records, success_curve
+from zeroth.records import attack_summary, attacked_rows, merge_records, success_curve
 
 OFFLINE = (
     "--run.wandb",
@@ -142,6 +144,18 @@ def test_curves_have_axes_of_their_own(folders, logged):
     marks, rates = logged["attack"].curve("queries", "success_rate")
     assert marks[0] == 1 and marks[-1] == 100
     assert rates == pytest.approx(success_curve(rows, marks))
+    pieces = load_pieces(folders["attack"])
+    played = pieces.distance[[index in set(attacked_rows(rows)["index"]) for index in pieces.index.tolist()]].numpy()
+    report = json.loads((folders["attack"] / "report.json").read_text())["distortion_curve"]
+    assert report["queries"] == pieces.marks.tolist() == marks
+    for name, share in (("distance_q25", 0.25), ("distance_median", 0.5), ("distance_q75", 0.75)):
+        assert logged["attack"].metrics[name] == "queries"
+        at = np.quantile(played, share, axis=0, method="higher")  # no interpolation with inf
+        assert [value is None for value in report[name]] == np.isinf(at).tolist()
+        known = [(mark, value) for mark, value in zip(marks, report[name], strict=True) if value is not None]
+        x, y = (list(column) for column in zip(*known, strict=True))
+        assert logged["attack"].curve("queries", name) == [x, y]
+        assert y[-1] == pytest.approx(np.quantile(played[:, -1], share))
     radii, accuracies = logged["certify"].curve("radius", "certified_accuracy")
     held = merge_records(folders["certify"])
     expected = [(held["correct"] & (held["radius"] >= radius)).mean() for radius in radii]
@@ -218,6 +232,14 @@ def test_curves_leave_out_what_is_unknown():
     log_curve([Run()], "x", [1, 2, 3], {"y": [0.5, None, np.inf], "z": [1.0, 2.0, float("nan")]})
     assert Run.rows == [{"x": 1, "y": 0.5, "z": 1.0}, {"x": 2, "z": 2.0}]
     assert Run.axes == {"x": None, "y": "x", "z": "x"}
+
+
+def test_wandb_is_not_given_what_it_warns_of(tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr("wandb.init", lambda **settings: given.update(settings))
+    *_, logger = RunOptions(wandb="offline", root=str(tmp_path)).loggers("attack", tmp_path / "run")
+    _ = logger.experiment
+    assert given["name"] == "run" and "anonymous" not in given
 
 
 def test_artifact_names_are_what_wandb_takes():

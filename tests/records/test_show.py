@@ -1,6 +1,7 @@
 """python -m zeroth.records show: one table of several runs, and where their pictures lie."""
 
 from zeroth.records.__main__ import main, runs_frame
+from zeroth.records.json_io import write_json
 from zeroth.records.reading import record_path
 from zeroth.records.schema import AttackRecord, CertificateRecord, RecordHeader
 from zeroth.records.store import RecordFile
@@ -70,6 +71,26 @@ def test_show_prints_the_table_and_names_pictures_and_wandb(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("attack a |")
     assert all(line.startswith("| ") and line.count("|") == 3 for line in lines)
+
+
+def test_the_distance_is_that_of_the_attack(tmp_path):
+    for name, norm in (("a", "l2"), ("b", None), ("c", "l1")):
+        attack_run(tmp_path / "attack" / name)
+        if norm:
+            write_json(tmp_path / "attack" / name / "report.json", {"norm": norm})
+    table = runs_frame([tmp_path / "attack" / name for name in "abc"]).set_index("")
+    assert table["attack\na"][["l2 median", "linf median", "l1 median"]].tolist() == ["0.3", "-", "-"]
+    assert table["attack\nb"][["l2 median", "linf median", "l1 median"]].tolist() == ["-", "0.2", "-"]  # no report yet
+    assert table["attack\nc"][["l2 median", "linf median", "l1 median"]].tolist() == ["-", "-", "0.5"]
+
+
+def test_a_table_in_a_file_is_not_cut(tmp_path, capsys):
+    folders = [tmp_path / "attack" / f"of_a_long_name_{number}" for number in range(6)]
+    for folder in folders:
+        attack_run(folder)
+    assert main(["show", *map(str, folders)]) == 0
+    out = capsys.readouterr().out
+    assert all(folder.name in out for folder in folders) and "\u2026" not in out
 
 
 def test_a_folder_without_records_is_named(tmp_path, capsys):

@@ -15,11 +15,12 @@ from zeroth.records import (
     attack_summary,
     certificate_summary,
     certified_accuracy,
+    distortion_quartiles,
     merge_records,
     robust_accuracy_vs_epsilon,
     success_curve,
-    write_report,
 )
+from zeroth.records.json_io import replacing, write_json
 from zeroth.records.rows import to_frame
 
 Z = norm.ppf(0.975)
@@ -157,7 +158,7 @@ def test_certified_accuracy_is_the_mean_of_its_definition(rows):
 
 def test_a_report_is_strict_json_replaced_as_a_whole(tmp_path, monkeypatch):
     path = tmp_path / "new" / "report.json"
-    write_report(path, {**attack_summary(ATTACKS), "nan": math.nan, "inf": [np.float32("inf")], "array": np.arange(2)})
+    write_json(path, {**attack_summary(ATTACKS), "nan": math.nan, "inf": [np.float32("inf")], "array": np.arange(2)})
 
     def refuse(word):
         raise AssertionError(word)
@@ -167,13 +168,32 @@ def test_a_report_is_strict_json_replaced_as_a_whole(tmp_path, monkeypatch):
     assert told["queries"] == attack_summary(ATTACKS)["queries"]
     before = path.read_text()
     with pytest.raises(ValueError, match="object"):
-        write_report(path, {"n": object()})
+        write_json(path, {"n": object()})
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         with pytest.raises(OSError, match="No space"):
-            write_report(path, {"n": 11})
+            write_json(path, {"n": 11})
     assert path.read_text() == before
     assert [file.name for file in path.parent.iterdir()] == ["report.json"]
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "file"
+    with replacing(path) as part:
+        part.write_text("one")
+        assert not path.exists() and part.parent == path.parent
+    with pytest.raises(RuntimeError, match="half"), replacing(path) as part:
+        part.write_text("tw")
+        raise RuntimeError("half")
+    assert path.read_text() == "one" and list(path.parent.iterdir()) == [path]
+
+
+def test_quartiles_of_distances_are_infinite_where_an_image_without_one_takes_part():
+    inf = np.inf
+    found = distortion_quartiles([[inf, inf, inf, inf, 4], [inf, 1, 2, 3, 4], [5, 1, 2, 3, 4]])
+    # Of five images the quartiles are the second, third and fourth: nothing is interpolated.
+    assert found.tolist() == [[inf, 2, 2], [inf, 3, 3], [inf, 4, 4]]
+    assert distortion_quartiles([[1, 2, 3, inf]]).tolist() == [[1.75], [2.5], [inf]]
 
 
 @pytest.mark.parametrize("confidence", [0, 1, 95])

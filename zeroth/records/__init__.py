@@ -3,7 +3,7 @@
 Plots are in :mod:`zeroth.records.plots` and :mod:`zeroth.records.pictures`: matplotlib loads only where one is drawn.
 """
 
-from zeroth.records.json_io import plain, write_json
+from zeroth.records.json_io import plain, replacing, write_json
 from zeroth.records.reading import (
     RecordMismatch,
     done_indices,
@@ -33,11 +33,11 @@ from zeroth.records.summary import (
     attacked_rows,
     certificate_summary,
     certified_accuracy,
+    distortion_quartiles,
     robust_accuracy_vs_epsilon,
     success_curve,
-    write_report,
 )
-from zeroth.records.tables import attack_frame, certificate_frame, markdown_table, rich_table
+from zeroth.records.tables import attack_frame, certificate_frame, markdown_table, rich_table, terminal
 
 __all__ = [
     "ABSTAIN",
@@ -57,6 +57,7 @@ __all__ = [
     "certificate_summary",
     "certified_accuracy",
     "config_hash",
+    "distortion_quartiles",
     "done_indices",
     "file_sha256",
     "find_records",
@@ -68,9 +69,10 @@ __all__ = [
     "plain",
     "read_records",
     "record_path",
+    "replacing",
     "rich_table",
     "robust_accuracy_vs_epsilon",
     "success_curve",
+    "terminal",
     "write_json",
-    "write_report",
 ]

@@ -1,22 +1,20 @@
 """Look at results on disk: ``python -m zeroth.records show runs/attack/a runs/certify/b``."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
 from rich.text import Text
 
 from zeroth.records.reading import merge_records
-from zeroth.records.summary import attack_summary, certificate_summary
-from zeroth.records.tables import NO_VALUE, attack_frame, certificate_frame, markdown_table, rich_table
+from zeroth.records.summary import Norm, attack_summary, certificate_summary
+from zeroth.records.tables import NO_VALUE, attack_frame, certificate_frame, markdown_table, rich_table, terminal
 
 # Radii of the certified accuracy, l_2 in [0, 1] pixels: those of the papers' tables.
 RADII = (0.0, 0.25, 0.5, 0.75)
-# Where the output is no terminal, its width is unknown: wide enough for four runs side by side.
-PLAIN_WIDTH = 120
 
 
 def runs_frame(folders: Sequence[Path]) -> pd.DataFrame:
@@ -38,9 +36,15 @@ def runs_frame(folders: Sequence[Path]) -> pd.DataFrame:
         if "radius" in rows:
             lines.append(certificate_frame({name: certificate_summary(rows, RADII)}))
         else:
-            lines.append(attack_frame({name: attack_summary(rows)}, norm="linf"))
+            lines.append(attack_frame({name: attack_summary(rows)}, norm=norm_of(folder)))
     table = pd.concat(lines).fillna(NO_VALUE).set_index("run").T
     return table.rename_axis(columns=None).reset_index(names="")
+
+
+def norm_of(folder: Path) -> Norm:
+    """Return the norm of an attack's distances, as its report tells; linf where a killed run has no report yet."""
+    report = folder / "report.json"
+    return json.loads(report.read_text())["norm"] if report.is_file() else "linf"
 
 
 def files_of(folders: Sequence[Path]) -> list[str]:
@@ -55,7 +59,7 @@ def show(folders: Sequence[Path], *, markdown: bool) -> None:
     if markdown:
         print(markdown_table(table), end="")
         return
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    console = terminal()
     console.print(rich_table(table))
     for line in files_of(folders):
         console.print(Text(line), soft_wrap=True)

@@ -1,9 +1,10 @@
-"""JSON as the records use it: one spelling for hashing, no NaN, files replaced as a whole."""
+"""Files replaced as a whole, and JSON as the records use it: one spelling for hashing, no NaN."""
 
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,21 +46,34 @@ def plain(value: Any, *, canonical: bool = False) -> Any:
     raise ValueError(f"cannot write {type(value).__name__} {value!r} as JSON: give numbers, text, lists or mappings")
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write ``plain(value)``, the file replaced as a whole: a reader, or a kill, never meets half of it.
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a file to write that takes the place of ``path`` at the end: a reader, or a kill, never meets half of it.
+
+    The folder is made. Where the body fails, ``path`` is left as it was.
 
     Raises:
         OSError: the disk refused; an earlier file is untouched.
     """
     path = Path(path)
-    text = json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")  # beside it: a rename is atomic only within one disk
     try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may keep the new name and lose the new text
+        yield part
+        with part.open("r+b") as file:
+            os.fsync(file.fileno())  # else a power cut may keep the new name and lose the new bytes
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``plain(value)`` by :func:`replacing`: strict JSON, so NaN and infinities are written as null.
+
+    Raises:
+        ValueError: a value that JSON cannot hold.
+        OSError: the disk refused; an earlier file is untouched.
+    """
+    text = json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")

@@ -16,7 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from zeroth.records.summary import Norm, attacked_rows, certified_accuracy, robust_accuracy_vs_epsilon
+from zeroth.records.summary import (
+    Norm,
+    attacked_rows,
+    certified_accuracy,
+    distortion_quartiles,
+    robust_accuracy_vs_epsilon,
+)
 
 # Okabe and Ito's colours are told apart by colour-blind readers, the dashes also on a grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -157,12 +163,7 @@ def _quartiles(name: str, marks: ArrayLike, distances: ArrayLike) -> tuple[NDArr
             f"was found), got shapes {at.shape} and {values.shape}"
         )
     order = at.argsort()
-    at, values = at[order], values[order]
-    # Interpolating with inf gives NaN, even with weight 0: a stand-in far above all distances, then back.
-    stand_in = 1e30
-    quartiles = np.quantile(np.minimum(values, stand_in), [0.25, 0.5, 0.75], axis=1)
-    largest = np.where(np.isfinite(values), values, 0).max(initial=0)
-    return at, np.where(quartiles > largest, np.inf, quartiles)
+    return at[order], distortion_quartiles(values[order])
 
 
 def _band(curve: Mapping[str, list[float | None]]) -> tuple[NDArray[np.float64], ...]:
@@ -211,7 +212,7 @@ def _share_axis(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
-def _finish(figure: Figure, axes: Axes, place: Literal["upper right", "lower right"]) -> Figure:
+def _finish(figure: Figure, axes: Axes, place: Literal["upper right", "lower right", "best"]) -> Figure:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc=place, frameon=True, framealpha=0.9, edgecolor="none", fontsize=9, handlelength=2.6)
     return figure

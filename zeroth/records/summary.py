@@ -5,17 +5,15 @@ certificates may as well be any table with Cohen's columns.
 Shapes: N rows (images), M points of a curve.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
 
-from zeroth.records.json_io import write_json
 from zeroth.records.schema import ABSTAIN
 
 Norm = Literal["l0", "l1", "l2", "linf"]
@@ -79,6 +77,18 @@ def success_curve(df: pd.DataFrame, marks: Sequence[int]) -> list[float | None]:
 def attacked_rows(df: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of images that were attacked: asked at all, and not out of play at their first check."""
     return df[(df["predicted"] >= 0) & ~df["fail_reason"].isin(OUT_OF_PLAY)]
+
+
+def distortion_quartiles(distances: ArrayLike) -> NDArray[np.float64]:
+    """Return the lower quartile, median and upper quartile (3, M) of distances (M, B), those of B images at M marks.
+
+    An image without an adversarial image is at infinite distance: a quartile that it takes part in is infinite.
+    """
+    values = np.asarray(distances, float)
+    # Interpolating with inf gives NaN, even with weight 0: a stand-in far above all distances, then back.
+    quartiles = np.quantile(np.minimum(values, 1e30), [0.25, 0.5, 0.75], axis=1)
+    largest = np.where(np.isfinite(values), values, 0).max(initial=0)
+    return np.where(quartiles > largest, np.inf, quartiles)
 
 
 def robust_accuracy_vs_epsilon(
@@ -150,16 +160,6 @@ def certificate_summary(df: pd.DataFrame, radii: Sequence[float], *, confidence:
         "acr": float(np.maximum(held, 0).mean()) if len(df) else None,
         "certified_accuracy": certified_accuracy(df, radii, confidence=confidence),
     }
-
-
-def write_report(path: str | Path, report: Mapping[str, Any]) -> None:
-    """Write report.json, replaced as a whole: strict JSON, so NaN and infinities are written as null.
-
-    Raises:
-        ValueError: a value that JSON cannot hold.
-        OSError: the disk refused; an earlier report is untouched.
-    """
-    write_json(path, report)
 
 
 def _held_radii(df: pd.DataFrame) -> NDArray[np.float64]:

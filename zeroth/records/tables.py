@@ -5,12 +5,15 @@ from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from zeroth.records.summary import Norm
 
 NO_VALUE = "-"
+# Columns of a table whose width nobody told: enough for an attack's intervals side by side.
+FILE_WIDTH = 160
 
 
 def attack_frame(summaries: Mapping[str, Mapping[str, Any]], *, norm: Norm = "l2") -> pd.DataFrame:
@@ -66,6 +69,11 @@ def rich_table(frame: pd.DataFrame, title: str | None = None) -> Table:
     for row in frame.itertuples(index=False):
         table.add_row(*(Text(str(cell)) for cell in row))  # Text: a run named [x] is no markup
     return table
+
+
+def terminal() -> Console:
+    """Return the terminal; where output goes to a file, wide enough for a table of intervals instead of rich's 80."""
+    return console if (console := Console()).is_terminal else Console(width=FILE_WIDTH)
 
 
 def markdown_table(frame: pd.DataFrame) -> str:

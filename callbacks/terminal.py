@@ -1,0 +1,28 @@
+"""What a user reads when an evaluation ends: the table, how complete it is, where to look."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from zeroth.records import rich_table, terminal
+
+
+def tell_report(frame: pd.DataFrame, folder: Path, report: Mapping[str, Any], pictures: Sequence[Path]) -> None:
+    """Print a report.
+
+    Args:
+        frame: its table.
+        folder: the run folder.
+        report: what report.json says.
+        pictures: files in the folder.
+    """
+    console = terminal()
+    console.print(rich_table(frame))
+    if not report["complete"]:
+        console.print(f"{report['recorded']} of {report['images']} images are recorded: other shards are to come")
+    console.print(f"run folder: {folder}", soft_wrap=True)
+    console.print(f"pictures: {', '.join(path.name for path in pictures)}", soft_wrap=True)
+    if (kept := folder / "wandb").is_dir():
+        console.print(f"W&B: {kept}", soft_wrap=True)
