@@ -88,7 +88,7 @@ class Lineage(Callback):
         if not trainer.is_global_zero or not isinstance(trainer.checkpoint_callback, ModelCheckpoint):
             return
         keeper = trainer.checkpoint_callback
-        paths = {"best": keeper.best_model_path, "last": keeper.last_model_path}
+        paths = {"best": keeper.best_model_path, "last": str(self.folder / "checkpoints" / "last.ckpt")}
         files = {name: path for name, path in paths.items() if path and Path(path).is_file()}
         told = {name: {"path": path, "sha256": file_sha256(path)} for name, path in files.items()}
         write_lineage(self.folder, self.job, self.settings, checkpoints=told)

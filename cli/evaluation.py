@@ -152,11 +152,12 @@ class EvaluationCLI(LightningCLI, ABC):
             shard=self.config_init.shard,
             batch_size=self.config_init.batch_size,
         )
-        victim = build_victim(self.victim_options) if self.module is None else self.module
+        victim = build_victim(self.victim_options, self.config.seed) if self.module is None else self.module
         network, classes = getattr(victim, "network", victim), getattr(victim, "num_classes", None)
         check_fit(network, self.config_init.data, classes)
         self.task = self.build_task(victim, self.config_init.data.num_classes)
         self.folder = self.options.folder(self.job, f"{self.victim_name()}-{self.method_name()}")
+        self.resolved["run"]["name"] = self.folder.name  # so that config.yaml, fed back, means this run
         self.settings = self.outcome_settings()
         refuse_other_settings(self.folder, self.settings)
         self.writer = self.build_writer()

@@ -1,5 +1,6 @@
 """The model under evaluation: out of a Lightning checkpoint, torchvision, or any class with a file of weights."""
 
+import argparse
 import importlib
 import pickle
 import re
@@ -96,13 +97,19 @@ def load_checkpoint(path: str | Path) -> tuple[LightningModule, dict[str, Any] |
         )
     settings = {key: value for key, value in settings.items() if key != "_instantiator"}
     # A Classifier made and trained in Python keeps its arguments, but not the name of its class.
-    module = instantiate_module(LightningModule if "_class_path" in settings else Classifier, settings)
+    try:
+        module = instantiate_module(LightningModule if "_class_path" in settings else Classifier, settings)
+    except (argparse.ArgumentError, ValueError, TypeError, RuntimeError, ImportError) as error:
+        first = " ".join(str(error).split())[-200:]
+        raise ValueError(f"checkpoint {path} names a system that cannot be built: {first}") from error
     _fill(module, checkpoint["state_dict"], path)
     return module.eval(), checkpoint.get("zeroth", {}).get("data")
 
 
-def build_victim(options: VictimOptions) -> Callable[[Any], Any]:
+def build_victim(options: VictimOptions, seed: int = 0) -> Callable[[Any], Any]:
     """Build a victim by name; modules come in eval mode.
+
+    Weights that nothing gives are drawn by the seed, so that a resumed run, a shard and a rank have the same victim.
 
     Raises:
         ValueError: unknown name (lists the known ones), wrong arguments, or weights that do not fit.
@@ -110,7 +117,7 @@ def build_victim(options: VictimOptions) -> Callable[[Any], Any]:
     name = options.name or ""
     if name in torchvision.models.list_models(module=torchvision.models):
         arguments = {"name": name, "weights": options.weights, **options.init_args}
-        victim: Any = zeroth.networks.TorchvisionClassifier(**arguments)
+        victim: Any = _seeded(zeroth.networks.TorchvisionClassifier, arguments, seed)
     else:
         if options.weights is not None:
             raise ValueError(
@@ -118,15 +125,27 @@ def build_victim(options: VictimOptions) -> Callable[[Any], Any]:
             )
         target = _find(name)
         try:
-            victim = target(**options.init_args)
+            victim = _seeded(target, options.init_args, seed)
         except TypeError as error:
             raise ValueError(f"victim {name} does not take victim.init_args {options.init_args}: {error}") from error
+        except RuntimeError as error:
+            raise ValueError(f"victim {name} could not be built with {options.init_args}: {error}") from error
     if options.state_dict is not None:
         if not isinstance(victim, nn.Module):
             raise ValueError(f"victim.state_dict needs a torch module, {name} gives a {type(victim).__name__}")
         state = read_weights(options.state_dict)
+        if not isinstance(state, dict):
+            raise ValueError(
+                f"victim.state_dict {options.state_dict} holds a {type(state).__name__}, not named weights"
+            )
         _fill(victim, state.get("state_dict", state), options.state_dict)
     return victim.eval() if isinstance(victim, nn.Module) else victim
+
+
+def _seeded(target: Callable[..., Any], arguments: dict[str, Any], seed: int) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return target(**arguments)
 
 
 def _find(name: str) -> Callable[..., Any]:

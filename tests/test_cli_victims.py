@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cli import AttackCLI, CertifyCLI
+from cli.victims import VictimOptions, build_victim
 from lightning_modules import Classifier
 from tests.runs import digits_checkpoint
 
@@ -126,3 +127,43 @@ def test_checkpoints_that_cannot_be_used(last_line, tmp_path):
     assert "was not written by train.py" in told["foreign"] and "--victim.state_dict FILE" in told["foreign"]
     assert "would run code of the file" in told["code"] and not (tmp_path / "ran").exists()
     assert "do not fit Classifier: " in told["unfit"] and "network.features.0.weight" in told["unfit"]
+
+
+class Moody(torch.nn.Module):
+    def __init__(self, *, fault: str):
+        super().__init__()
+        if fault == "building":
+            raise RuntimeError("no room")
+
+    def forward(self, images):
+        raise KeyError("mood")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message", "code"),
+    [
+        ("building", "could not be built with {'fault': 'building'}: no room", 2),
+        ("asked", "victim Moody failed on 100 images of shape (1, 8, 8): KeyError: 'mood'", 1),
+    ],
+)
+def test_a_victim_that_raises_is_named(last_line, fault, message, code):
+    victim = ("--victim", "tests.test_cli_victims.Moody", "--victim.init_args.fault", fault, "--data", "Digits")
+    assert message in last_line(AttackCLI, *NGD, *victim, code=code)
+
+
+def test_weights_that_nothing_gives_are_drawn_by_the_seed():
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    first, again, other = (build_victim(VictimOptions(name="DigitsCNN"), seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    ours, same, another = (next(victim.parameters()) for victim in (first, again, other))
+    assert torch.equal(ours, same) and not torch.equal(ours, another)
+
+
+def test_files_that_are_no_weights_are_told(last_line, tmp_path):
+    torch.save([torch.zeros(3)], tmp_path / "list.pt")
+    words = ("--victim", "DigitsCNN", "--data", "Digits", "--victim.state_dict", tmp_path / "list.pt")
+    assert "list.pt holds a list, not named weights" in last_line(AttackCLI, *NGD, *words)
+    torch.save({"state_dict": {}, "hyper_parameters": {"_class_path": "os.system"}}, tmp_path / "evil.ckpt")
+    line = last_line(AttackCLI, *NGD, "--checkpoint", tmp_path / "evil.ckpt")
+    assert "evil.ckpt names a system that cannot be built: " in line

@@ -90,8 +90,8 @@ def test_help_shows_examples_that_parse(command, option, capsys):
     ids=["attack", "certify"],
 )
 def test_the_config_of_a_run_goes_on_with_it(command, words, tmp_path):
-    words = [*words, *counted(tmp_path / "log"), "--images.count", "4", "--run.name", "again"]
-    first = run(command, *words)
+    words = [*words, *counted(tmp_path / "log"), "--images.count", "4"]
+    first = run(command, *words)  # under a name of its own choice
     before = asked(tmp_path / "log")
     second = run(command, "--config", first.folder / "config.yaml")
     assert second.folder == first.folder and second.resolved == first.resolved

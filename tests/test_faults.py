@@ -1,6 +1,7 @@
 """Kills, full disks and several ranks: what is on disk afterwards is what one undisturbed process writes."""
 
 import errno
+import json
 import os
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from cli import AttackCLI, CertifyCLI, TrainCLI
 from tests.runs import QUIET, Counted, asked, counted, run, start
-from zeroth.records import merge_records, record_path
+from zeroth.records import file_sha256, merge_records, record_path
 
 OUT_OF_REACH = ("--attack", "NESPGD", "--attack.epsilon", "0.001")  # every image spends its whole budget
 IN_REACH = ("--attack", "ZONGD", "--attack.epsilon", "0.3")
@@ -245,3 +246,7 @@ def test_the_last_checkpoint_is_of_the_last_epoch_also_when_the_best_is_older(tm
     epochs = {name: torch.load(folder / f"{name}.ckpt", weights_only=True)["epoch"] for name in ("best", "last")}
     assert epochs == {"best": 0, "last": 2}
     assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
+    told = json.loads((folder.parent / "lineage.json").read_text())["checkpoints"]
+    assert {name: entry["sha256"] for name, entry in told.items()} == {
+        name: file_sha256(folder / f"{name}.ckpt") for name in ("best", "last")
+    }

@@ -39,6 +39,8 @@ class Handler(BaseHTTPRequestHandler):
             kind, body = "text/plain", b"hello"
         self.send_response(200)
         self.send_header("Content-Type", kind)
+        if server.style == "short":
+            self.send_header("Content-Length", "99999")
         self.end_headers()
         self.wfile.write(body)
 
@@ -89,7 +91,12 @@ def test_passing_faults_are_retried_and_lasting_ones_reported(server):
     with pytest.raises(ConnectionError, match=r"status 404 Not Found, 1 tries"):
         victim(IMAGES)
     server.style = "text"
-    with pytest.raises(ConnectionError, match="answered text/plain that holds no array of numbers"):
+    before = len(server.requests)
+    with pytest.raises(ValueError, match="answered text/plain that holds no array of numbers"):
+        victim(IMAGES)
+    assert len(server.requests) == before + 1
+    server.style = "short"
+    with pytest.raises(ConnectionError, match=r"IncompleteRead.*3 tries"):
         victim(IMAGES)
     with pytest.raises(ConnectionError, match="refused"):
         HTTPVictim("http://127.0.0.1:9/", retries=0)(IMAGES)

@@ -10,7 +10,7 @@ NET = random_linear(5, 16)
 LABELS = NET(IMAGES).argmax(1)
 
 
-class Power(Exception):
+class Power(BaseException):
     """The plug is pulled."""
 
 

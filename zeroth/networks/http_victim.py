@@ -3,6 +3,7 @@
 Shapes: N images, C x H x W pixels, K classes.
 """
 
+import http.client
 import io
 import json
 import time
@@ -35,6 +36,7 @@ class HTTPVictim(nn.Module):
         ValueError: a bad option.
         ConnectionError: no answer after all retries, or a refusal; an attack with a journal goes on from there when it
             is started again.
+        ValueError: the answer is no array of numbers; asking again would not help.
     """
 
     def __init__(
@@ -55,18 +57,19 @@ class HTTPVictim(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Answer images (N, C, H, W) with scores (N, K) or labels (N,), as the endpoint gives them."""
-        body = io.BytesIO()
-        np.save(body, images.detach().cpu().numpy().astype("<f4"))
+        asked = io.BytesIO()
+        np.save(asked, images.detach().cpu().numpy().astype("<f4"))
         headers = {"Content-Type": "application/octet-stream", **self.headers}
-        request = urllib.request.Request(self.url, body.getvalue(), headers, method="POST")
+        request = urllib.request.Request(self.url, asked.getvalue(), headers, method="POST")
         for attempt in range(self.retries + 1):
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                    return self._read(answer.read(), answer.headers.get_content_type()).to(images.device)
+                    body, kind = answer.read(), answer.headers.get_content_type()
+                return self._read(body, kind).to(images.device)
             except urllib.error.HTTPError as error:
                 fault = f"status {error.code} {error.reason}"
                 again = error.code == 429 or error.code >= 500
-            except OSError as error:  # refused, reset, timed out, no such host
+            except (OSError, http.client.HTTPException) as error:  # refused, reset, timed out, cut short
                 fault, again = str(getattr(error, "reason", None) or error), True
             if not again or attempt == self.retries:
                 break
@@ -87,6 +90,4 @@ class HTTPVictim(nn.Module):
                 torch.int64 if array.dtype.kind in "iu" else torch.float32
             )
         except (ValueError, KeyError, TypeError, EOFError) as error:
-            raise ConnectionError(
-                f"victim {self.url} answered {kind} that holds no array of numbers: {error}"
-            ) from error
+            raise ValueError(f"{self.url} answered {kind} that holds no array of numbers") from error

@@ -157,11 +157,12 @@ class Oracle(ABC):
         """Run the model on a copy of its own, which it may change in place, in the dtype of its parameters."""
         try:
             return self.model(batch.to(self.dtype, copy=True))
-        except (torch.OutOfMemoryError, VictimError, QueryCapError):
+        except (torch.OutOfMemoryError, VictimError, QueryCapError, OSError):  # these tell what to do themselves
             raise
-        except RuntimeError as error:  # torch's, for images of a shape that the model does not take
+        except Exception as error:  # a victim is anybody's code: whatever it raises, its name belongs to it
             raise VictimError(
-                f"victim {name_of(self.model)} failed on {len(batch)} images of shape {tuple(batch.shape[1:])}: {error}"
+                f"victim {name_of(self.model)} failed on {len(batch)} images of shape {tuple(batch.shape[1:])}: "
+                f"{type(error).__name__}: {error}"
             ) from error
 
     @abstractmethod

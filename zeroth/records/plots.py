@@ -140,7 +140,9 @@ def robust_accuracy_figure(
     for (name, table), style in zip(runs.items(), _styles(), strict=False):
         curve = robust_accuracy_vs_epsilon(table, norm, grid, confidence=confidence)
         accuracy, low, high = _band(curve)
-        axes.plot(grid, accuracy, label=_label(name, int((table["predicted"] >= 0).sum())), **style)
+        axes.plot(
+            grid, accuracy, drawstyle="steps-post", label=_label(name, int((table["predicted"] >= 0).sum())), **style
+        )
         axes.fill_between(grid, low, high, color=style["color"], alpha=0.18, linewidth=0)
     axes.set_xlim(min(grid), max(grid) if max(grid) > min(grid) else min(grid) + 1)
     _share_axis(axes)

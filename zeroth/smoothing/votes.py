@@ -121,7 +121,8 @@ def count_votes(
         cell = (sample // samples * len(phases) + phase) * (num_classes + 2) + column
         counts.view(-1).scatter_add_(0, cell, torch.ones_like(cell))
         done += len(batch)
-        if done == total or time.perf_counter() - checked > CHECK_SECONDS:
+        # With a journal at once: a fault is not kept, and no answer may be kept behind a gap.
+        if journal is not None or done == total or time.perf_counter() - checked > CHECK_SECONDS:
             _raise_faults(counts, num_classes, done, oracle)
             checked = time.perf_counter()
         if progress is not None:
