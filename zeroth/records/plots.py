@@ -136,17 +136,19 @@ def robust_accuracy_figure(
     figure, axes = _axes(rf"{NORM_NAMES[norm]} perturbation $\epsilon$, {unit}", "accuracy under attack")
     if grid is None:
         found = [float(table[norm].astype(float).max()) for table in runs.values()]
-        grid = np.linspace(0, max([size for size in found if np.isfinite(size)], default=0.0) or 1.0, 201).tolist()
+        # A little beyond the largest distance: a fixed-epsilon attack drops to its last value there.
+        end = 1.05 * max([size for size in found if np.isfinite(size)], default=0.0) or 1.0
+        grid = np.linspace(0, end, 211).tolist()
     for (name, table), style in zip(runs.items(), _styles(), strict=False):
         curve = robust_accuracy_vs_epsilon(table, norm, grid, confidence=confidence)
         accuracy, low, high = _band(curve)
         axes.plot(
             grid, accuracy, drawstyle="steps-post", label=_label(name, int((table["predicted"] >= 0).sum())), **style
         )
-        axes.fill_between(grid, low, high, color=style["color"], alpha=0.18, linewidth=0)
+        axes.fill_between(grid, low, high, step="post", color=style["color"], alpha=0.18, linewidth=0)
     axes.set_xlim(min(grid), max(grid) if max(grid) > min(grid) else min(grid) + 1)
     _share_axis(axes)
-    return _finish(figure, axes, "upper right")
+    return _finish(figure, axes, "lower left")
 
 
 def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> None:
@@ -214,7 +216,7 @@ def _share_axis(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
-def _finish(figure: Figure, axes: Axes, place: Literal["upper right", "lower right", "best"]) -> Figure:
+def _finish(figure: Figure, axes: Axes, place: Literal["upper right", "lower right", "lower left", "best"]) -> Figure:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc=place, frameon=True, framealpha=0.9, edgecolor="none", fontsize=9, handlelength=2.6)
     return figure
