@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+from typing import TYPE_CHECKING, Any
 
 from zeroth.attacks.attack import Attack
 from zeroth.attacks.result import AttackResult
@@ -20,3 +21,7 @@ for _info in pkgutil.walk_packages(__path__, f"{__name__}."):
         ):
             globals()[_name] = _item
             __all__ += [_name]
+
+if TYPE_CHECKING:
+    # The exports above are made at import: a type checker takes any name.
+    def __getattr__(name: str) -> Any: ...
