@@ -154,7 +154,11 @@ class AttackRecordWriter(RecordWriter):
             "queries_to_success": prediction.queries_to_success.tolist(),
             **{name: values.tolist() for name, values in prediction.norms().items()},
             "seconds": prediction.seconds.tolist(),
-            "fail_reason": ["" if reason == "success" else reason for reason in prediction.reason],
+            # A minimum-norm attack goes on after its first success: it ends by its budget, and has not failed.
+            "fail_reason": [
+                "" if won else reason
+                for won, reason in zip(prediction.success.tolist(), prediction.reason, strict=True)
+            ],
         }
         return [AttackRecord(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from callbacks.fit_evaluation import FitEvaluation
-from callbacks.record_writer import RecordWriter
+from callbacks.record_writer import AttackRecordWriter, RecordWriter
 from callbacks.tasks import AttackTask, CertificationTask
 from cli.evaluation import EvaluationCLI
-from tests.victims import Logging, random_linear
+from tests.victims import Logging, Scatter, random_linear
 from zeroth.attacks import NESPGD
-from zeroth.oracles import GradientOracle, Journal, Oracle, VictimError
+from zeroth.oracles import GradientOracle, Journal, Oracle, ScoreOracle, VictimError
+from zeroth.records import RecordHeader
 from zeroth.smoothing import SmoothedClassifier
 
 BATCH = {
@@ -105,3 +106,13 @@ def test_gradients_are_not_journalled():
 @pytest.mark.parametrize("base", [EvaluationCLI, RecordWriter, FitEvaluation])
 def test_what_is_left_to_a_subclass_is_enforced(base):
     assert inspect.isabstract(base)
+
+
+def test_an_attack_that_goes_on_after_its_success_is_no_failure(tmp_path):
+    net = random_linear(3, 16)
+    labels = net(BATCH["image"]).argmax(1)
+    result = Scatter(scale=1.0, stop=False)(ScoreOracle(net), BATCH["image"], labels, budget=50, seed=0)
+    assert result.success.any() and set(result.reason) == {"budget"}
+    header = RecordHeader(kind="attack", config={}, checkpoint_sha256=None, seed=0)
+    rows = AttackRecordWriter(tmp_path, header).rows(result, BATCH)
+    assert [row.fail_reason for row in rows] == ["" if won else "budget" for won in result.success.tolist()]
