@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -15,6 +17,14 @@ def test_each_kind_of_score_gives_the_same_log_probabilities():
     assert torch.allclose(
         ScoreOracle(lambda x: net(x).log_softmax(1), output="log_probabilities")(IMAGES), logits, atol=1e-6
     )
+
+
+def test_a_sure_victim_keeps_its_last_digits():
+    """log p = -log(1 + 2 exp(-25)) is -2.8e-11, which float32 arithmetic on logits would round to 0."""
+    logits = torch.tensor([[25.0, 0.0, 0.0]])
+    answer = ScoreOracle(lambda x: logits)(IMAGES[:1])[0, 0]
+    assert float(answer) == pytest.approx(-math.log1p(2 * math.exp(-25)), rel=1e-5)
+    assert answer.dtype == torch.float32
 
 
 def test_zero_probability_stays_finite():

@@ -112,5 +112,7 @@ def to_log_probabilities(scores: Tensor, output: Output) -> Tensor:
     """Turn scores (N, K) of the declared kind into finite log-probabilities (N, K), a new tensor; differentiable."""
     if output == "probabilities":
         return scores.clamp_min(SMALLEST_PROBABILITY).log()
-    log_probabilities = scores.log_softmax(1) if output == "logits" else scores
+    # In float64, since a sure victim's log p = -1e-9 is 0 in float32, and all differences of it with it (MPS has none).
+    wide = scores if scores.device.type == "mps" else scores.double()
+    log_probabilities = wide.log_softmax(1).float() if output == "logits" else scores
     return log_probabilities.nan_to_num(neginf=math.log(SMALLEST_PROBABILITY))
