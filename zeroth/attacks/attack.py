@@ -131,7 +131,8 @@ class Attack(ABC):
                     budget=budgets[part].to(oracle.device),
                     streams=ImageStreams(seed, keys[part], oracle.device),
                     journal=journal,
-                    progress=report,
+                    # Each report waits for the device: none is made that nobody reads.
+                    progress=report if progress is not None else None,
                 )
                 self.run(trial)
             trial.retire(trial.active, "gave up")

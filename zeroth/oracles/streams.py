@@ -3,7 +3,7 @@
 Shapes: B images, n of them drawn for at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -50,18 +50,18 @@ class ImageStreams:
 
     def randn(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Draw standard normal numbers, (n, *shape)."""
-        out = torch.empty(len(rows), *shape, device=self.device)
-        for block, row in zip(out, rows.tolist(), strict=True):
-            block.normal_(generator=self.generator(row))
-        return out
+        return self._draw(Tensor.normal_, rows, shape)
 
     def rand(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Draw numbers uniform on [0, 1), (n, *shape)."""
-        out = torch.empty(len(rows), *shape, device=self.device)
-        for block, row in zip(out, rows.tolist(), strict=True):
-            block.uniform_(generator=self.generator(row))
-        return out
+        return self._draw(Tensor.uniform_, rows, shape)
 
     def sphere(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Draw Q directions uniform on the unit l_2 sphere, (n, *shape); shape is (Q, *shape of a direction)."""
         return unit(self.randn(rows, shape))
+
+    def _draw(self, fill: Callable[..., Tensor], rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+        out = torch.empty(len(rows), *shape, device=self.device)
+        for block, row in zip(out, rows.tolist(), strict=True):
+            fill(block, generator=self.generator(row))
+        return out

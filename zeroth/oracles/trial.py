@@ -140,19 +140,19 @@ class Trial:
         Returns:
             log-probabilities (n, Q, K), NaN where nothing was asked; or labels (n, Q), -1 where nothing was asked.
         """
-        if isinstance(points, Tensor):
-            tensor, width = points, points.shape[1]
-            make: Callable[[slice], Tensor] = lambda part: tensor[part]  # noqa: E731
-        elif count is None:
-            raise ValueError("count must be given when points is a function")
-        else:
+        make: Callable[[slice], Tensor]
+        if lazy := not isinstance(points, Tensor):
+            if count is None:
+                raise ValueError("count must be given when points is a function")
             make, width = points, int(torch.as_tensor(count).max()) if len(rows) else 0
+        else:
+            make, width = points.__getitem__, points.shape[1]
         wanted = (
             torch.full_like(rows, width)
             if count is None
             else torch.as_tensor(count, device=rows.device).expand(len(rows)).clamp(0, width)
         )
-        look, lazy = iterate or self.rules.accept == "all", not isinstance(points, Tensor)
+        look = iterate or self.rules.accept == "all"
         answers = self._request(make, width, rows, wanted, look=look, lazy=lazy)
         self._settle(rows)
         return answers
@@ -253,8 +253,8 @@ class Trial:
     def _settle(self, rows: Tensor) -> None:
         """Retire rows that have won or are spent."""
         if self.rules.stop_at_success:
-            self.retire(rows[self.ledger.success[rows] & self.playing[rows]], "success")
-        self.retire(rows[(self.remaining(rows) <= 0) & self.playing[rows]], "budget")
+            self.retire(rows[self.ledger.success[rows]], "success")
+        self.retire(rows[self.remaining(rows) <= 0], "budget")
         if self.progress is not None:
             self.progress(int(self.ledger.queries.sum()), int((~self.playing).sum()), int(self.ledger.success.sum()))
 

@@ -121,7 +121,9 @@ class SampledAttack(Attack):
             if len(rows) == 0:
                 return
             directions, freedom = self._directions(trial, rows)
-            answers = trial.query(self._probes(trial, rows, clean + delta, directions), rows, count, iterate=False)
+            answers = trial.query(
+                self._probes(trial, clean[rows] + delta[rows], directions), rows, count, iterate=False
+            )
             rows, answers, directions = trial.keep(rows, answers, directions)
             if len(rows) == 0:
                 continue
@@ -156,11 +158,11 @@ class SampledAttack(Attack):
         directions = grid_directions(draw, self.samples, (channels, height, width), self.cells)
         return directions.flatten(2), channels * min(self.cells, height) * min(self.cells, width)
 
-    def _probes(self, trial: Trial, rows: Tensor, iterates: Tensor, directions: Tensor) -> Callable[[slice], Tensor]:
+    def _probes(self, trial: Trial, iterates: Tensor, directions: Tensor) -> Callable[[slice], Tensor]:
         mu = self.length(directions.shape[2])
 
         def make(part: slice) -> Tensor:
-            points = probe_points(iterates[rows[part]].unsqueeze(1), directions[part], mu, self.antithetic)
+            points = probe_points(iterates[part].unsqueeze(1), directions[part], mu, self.antithetic)
             return points.unflatten(2, tuple(trial.images.shape[1:]))
 
         return make
