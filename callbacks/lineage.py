@@ -1,10 +1,7 @@
 """Where a result comes from: lineage.json in the run folder, and what a checkpoint needs to be attacked later."""
 
 import json
-import platform
-import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +9,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from callbacks.loggers import log_config, log_files, runs_of
+from callbacks.provenance import START_KEYS, add_start, describe_start
 from zeroth.records.json_io import write_json
 from zeroth.records.schema import config_hash, file_sha256, flatten
-
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "statsmodels", "zeroth")
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
@@ -35,29 +31,51 @@ def parent_of(checkpoint: str | Path) -> dict[str, Any]:
 
 
 def write_lineage(
-    folder: Path, job: str, settings: Mapping[str, Any], parents: Sequence[Mapping[str, Any]] = (), **more: Any
+    folder: Path,
+    job: str,
+    settings: Mapping[str, Any],
+    parents: Sequence[Mapping[str, Any]] = (),
+    *,
+    start: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
-    """Write lineage.json, as a whole at once, and return what it says."""
+    """Write lineage.json, as a whole at once, and return what it says.
+
+    A run that is resumed after a kill may have been made by several commits, on several machines: ``starts`` tells them
+    all, one entry for those alike in all but date and command, and the first one also stands at the top. Of shards that
+    start at the same moment, one may miss the other's entry.
+
+    Args:
+        folder: the run folder; what its lineage.json says of earlier starts with these settings is kept.
+        job: train-victim, attack or certify.
+        settings: what decides the outcome.
+        parents: the victim's files, see :func:`parent_of`.
+        start: see :func:`~callbacks.provenance.describe_start`; default: described now.
+        more: further entries.
+    """
+    this = settings_hash(settings)
+    starts = add_start(_earlier_starts(folder, this), dict(describe_start() if start is None else start))
     told = {
         "job": job,
         "name": folder.name,
-        "config_hash": settings_hash(settings),
+        "config_hash": this,
         "parents": list(parents),
         **more,
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        **starts[0],
+        "starts": starts,
         "settings": settings,
     }
     write_json(folder / "lineage.json", told)
     return told
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def _earlier_starts(folder: Path, hash_of_settings: str) -> list[dict[str, Any]]:
+    kept = folder / "lineage.json"
+    told = json.loads(kept.read_text()) if kept.is_file() else {}
+    if told.get("config_hash") != hash_of_settings:
+        return []
+    # A folder begun before starts were kept tells what it can of its first one.
+    return told.get("starts") or [{key: told.get(key) for key in START_KEYS}]
 
 
 class Lineage(Callback):
@@ -72,11 +90,13 @@ class Lineage(Callback):
 
     def __init__(self, folder: Path, job: str, config: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         self.folder, self.job, self.config, self.settings = folder, job, config, settings
+        self.start: dict[str, Any] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what is known before the first step."""
         if trainer.is_global_zero:
-            write_lineage(self.folder, self.job, self.settings)
+            self.start = describe_start()
+            write_lineage(self.folder, self.job, self.settings, start=self.start)
             log_config(runs_of(trainer), self.config)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -91,7 +111,8 @@ class Lineage(Callback):
         paths = {"best": keeper.best_model_path, "last": str(self.folder / "checkpoints" / "last.ckpt")}
         files = {name: path for name, path in paths.items() if path and Path(path).is_file()}
         told = {name: {"path": path, "sha256": file_sha256(path)} for name, path in files.items()}
-        write_lineage(self.folder, self.job, self.settings, checkpoints=told)
+        # The start as it was described then: the source tree may have moved on while this program ran.
+        write_lineage(self.folder, self.job, self.settings, start=self.start, checkpoints=told)
         if "best" in files:
             name = f"{self.job.removeprefix('train-')}-{self.folder.name}"
             score = None if keeper.best_model_score is None else float(keeper.best_model_score)

@@ -1,6 +1,7 @@
 """Rows and headers that the tests of the records are made of."""
 
 from zeroth.records import AttackRecord, CertificateRecord, RecordHeader
+from zeroth.records.rows import to_frame
 
 
 def header(kind="attack", **changes):
@@ -48,3 +49,19 @@ def lost(index, queries=100, reason="budget", *, label=0, predicted=0, target=No
 def certificate(idx, radius=0.5, *, label=3, predict=3, time=1.0):
     """A certified image; ``predict=-1`` abstains."""
     return CertificateRecord(idx=idx, label=label, predict=predict, radius=radius, correct=predict == label, time=time)
+
+
+def attacks(*rows):
+    """A table of attacked images."""
+    return to_frame("attack", rows)
+
+
+def certificates(*rows):
+    """A table of certified images."""
+    return to_frame("certificate", rows)
+
+
+def four_cells(both, only_a, only_b, neither):
+    """Two runs with the given numbers of images in the cells of McNemar's table."""
+    cells = [(True, True)] * both + [(True, False)] * only_a + [(False, True)] * only_b + [(False, False)] * neither
+    return tuple(attacks(*(found(i) if c[side] else lost(i) for i, c in enumerate(cells))) for side in (0, 1))

@@ -3,7 +3,10 @@
 Plots are in :mod:`zeroth.records.plots` and :mod:`zeroth.records.pictures`: matplotlib loads only where one is drawn.
 """
 
+from zeroth.records.compare import Bootstrap, compare_attacks, compare_certificates
+from zeroth.records.compare_tables import cautions, comparison_frame, contingency_frame, left_out_line
 from zeroth.records.json_io import plain, replacing, write_json
+from zeroth.records.merging import write_merged
 from zeroth.records.reading import (
     RecordMismatch,
     done_indices,
@@ -43,6 +46,7 @@ __all__ = [
     "ABSTAIN",
     "SCHEMA_VERSION",
     "AttackRecord",
+    "Bootstrap",
     "CertificateRecord",
     "Kind",
     "Norm",
@@ -53,10 +57,15 @@ __all__ = [
     "attack_frame",
     "attack_summary",
     "attacked_rows",
+    "cautions",
     "certificate_frame",
     "certificate_summary",
     "certified_accuracy",
+    "compare_attacks",
+    "compare_certificates",
+    "comparison_frame",
     "config_hash",
+    "contingency_frame",
     "distortion_quartiles",
     "done_indices",
     "file_sha256",
@@ -64,6 +73,7 @@ __all__ = [
     "flatten",
     "floor_radius",
     "header_path",
+    "left_out_line",
     "markdown_table",
     "merge_records",
     "plain",
@@ -75,4 +85,5 @@ __all__ = [
     "success_curve",
     "terminal",
     "write_json",
+    "write_merged",
 ]

@@ -1,15 +1,23 @@
-"""Look at results on disk: ``python -m zeroth.records show runs/attack/a runs/certify/b``."""
+"""Look at results on disk.
+
+``python -m zeroth.records show runs/attack/a runs/certify/b`` puts runs side by side,
+``python -m zeroth.records compare runs/attack/a runs/attack/b`` pairs two of them image by image.
+"""
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 from rich.text import Text
 
-from zeroth.records.reading import merge_records
+from zeroth.records.compare import Bootstrap, compare_attacks, compare_certificates
+from zeroth.records.compare_tables import cautions, comparison_frame, contingency_frame, left_out_line
+from zeroth.records.reading import load, merge_records, source_paths
+from zeroth.records.schema import RecordHeader
 from zeroth.records.summary import Norm, attack_summary, certificate_summary
 from zeroth.records.tables import NO_VALUE, attack_frame, certificate_frame, markdown_table, rich_table, terminal
 
@@ -32,7 +40,7 @@ def runs_frame(folders: Sequence[Path]) -> pd.DataFrame:
     """
     lines = []
     for folder in folders:
-        rows, name = merge_records(folder), "\n".join(folder.resolve().parts[-2:])  # job over name, to be narrow
+        rows, name = merge_records(folder), "\n".join(name_parts(folder))  # job over name, to be narrow
         if "radius" in rows:
             lines.append(certificate_frame({name: certificate_summary(rows, RADII)}))
         else:
@@ -41,10 +49,21 @@ def runs_frame(folders: Sequence[Path]) -> pd.DataFrame:
     return table.rename_axis(columns=None).reset_index(names="")
 
 
+def name_parts(run: Path) -> tuple[str, ...]:
+    """Name a run by the last two parts of its path, ``<job>/<name>`` of a run folder."""
+    return run.resolve().parts[-2:]
+
+
 def norm_of(folder: Path) -> Norm:
-    """Return the norm of an attack's distances, as its report tells; linf where a killed run has no report yet."""
+    """Return the norm of an attack's distances, as the report beside its records tells; linf where none does (yet)."""
     report = folder / "report.json"
-    return json.loads(report.read_text())["norm"] if report.is_file() else "linf"
+    return json.loads(report.read_text()).get("norm", "linf") if report.is_file() else "linf"
+
+
+def header_of(run: Path) -> RecordHeader:
+    """Return the header that the record files of a run share, of a run that :func:`merge_records` has read."""
+    headers = (load(path).header for path in source_paths(run, None))
+    return next(header for header in headers if header is not None)
 
 
 def files_of(folders: Sequence[Path]) -> list[str]:
@@ -65,16 +84,76 @@ def show(folders: Sequence[Path], *, markdown: bool) -> None:
         console.print(Text(line), soft_wrap=True)
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m zeroth.records", description=__doc__, allow_abbrev=False)
+def compare(runs: tuple[Path, Path], *, norm: Norm | None, resampling: Bootstrap, markdown: bool) -> None:
+    """Print how run B differs from run A, image by image.
+
+    Args:
+        runs: A and B, each a run folder or a record file.
+        norm: the distance compared; None takes that of each run's report.
+        resampling: how intervals are drawn.
+        markdown: print Markdown tables.
+
+    Raises:
+        FileNotFoundError: a run without records.
+        ValueError: runs of different kinds, images, labels or targets.
+    """
+    a, b = (merge_records(run) for run in runs)
+    warned = [f"caution  {text}" for text in cautions(*map(header_of, runs))]
+    if "radius" in a:
+        told = compare_certificates(a, b, radii=RADII, resampling=resampling)
+        title, rate = f"CA({RADII[0]:g})", told["certified_accuracy"][0]
+    else:
+        places = [run.parent if run.is_file() else run for run in runs]
+        norms = [norm] if norm else list(dict.fromkeys(map(norm_of, places)))
+        told = compare_attacks(a, b, norms=norms, resampling=resampling)
+        title, rate = "success", told["success"]
+        warned += [f"caution  {text}" for text in [left_out_line(told)] if text]
+    names = ["/".join(name_parts(run)) for run in runs]
+    tables = [comparison_frame(told, (names[0], names[1])), contingency_frame(title, rate)]
+    drawn = f"{100 * resampling.confidence:g} % bootstrap intervals, {resampling.resamples:,} resamples"
+    notes = [f"note     {drawn}, seed {resampling.seed}; McNemar's exact test", *warned]
+    if markdown:
+        print("\n".join([*map(markdown_table, tables), *(f"- {line}" for line in notes)]))
+        return
+    console = terminal()
+    for table in tables:
+        console.print(rich_table(table))
+    for line in notes:
+        console.print(Text(line), soft_wrap=True)
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Make the parser."""
+    parser = argparse.ArgumentParser(
+        prog="python -m zeroth.records",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     shown = commands.add_parser("show", help="print one table of several runs", allow_abbrev=False)
     shown.add_argument("folders", nargs="+", type=Path, help="run folders, runs/<job>/<name>")
     shown.add_argument("--markdown", action="store_true", help="print the table alone, for a README")
+    pair = commands.add_parser("compare", help="pair two runs image by image", allow_abbrev=False)
+    pair.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="A and B: run folders or record files")
+    pair.add_argument("--markdown", action="store_true", help="print Markdown tables, for a README")
+    pair.add_argument("--norm", choices=get_args(Norm), help="distance compared; default: that of the runs' reports")
+    pair.add_argument("--seed", type=int, default=0, help="of the bootstrap; default %(default)s")
+    pair.add_argument("--resamples", type=int, default=9999, help="of the bootstrap; default %(default)s")
+    pair.add_argument("--confidence", type=float, default=0.95, help="of the intervals; default %(default)s")
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = command_line()
     options = parser.parse_args(words)
     try:
-        show(options.folders, markdown=options.markdown)
+        if options.command == "show":
+            show(options.folders, markdown=options.markdown)
+        else:
+            resampling = Bootstrap(seed=options.seed, resamples=options.resamples, confidence=options.confidence)
+            compare(tuple(options.runs), norm=options.norm, resampling=resampling, markdown=options.markdown)
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2

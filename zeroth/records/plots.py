@@ -4,7 +4,7 @@ pyplot keeps global state and may ask for a window; a bare Figure draws anywhere
 without a display. Shapes: B images, M points of a curve.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
+from zeroth.records.json_io import replacing
 from zeroth.records.summary import (
     Norm,
     attacked_rows,
@@ -27,6 +28,10 @@ from zeroth.records.summary import (
 # Okabe and Ito's colours are told apart by colour-blind readers, the dashes also on a grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+LEGEND: dict[str, Any] = {
+    "frameon": True, "framealpha": 0.9, "edgecolor": "none", "fontsize": 9, "handlelength": 2.6
+}  # fmt: skip
+LEGEND_INSIDE = 3  # more lines than that need a legend that could cover a curve
 NORM_NAMES: dict[str, str] = {"l0": r"$\ell_0$", "l1": r"$\ell_1$", "l2": r"$\ell_2$", "linf": r"$\ell_\infty$"}
 
 
@@ -37,23 +42,23 @@ def success_figure(runs: Mapping[str, pd.DataFrame], *, budget: int | None = Non
         runs: run name -> attack rows.
         budget: right end of the axis; None takes the most that any image spent.
     """
-    figure, axes = _axes("queries per image", "attack success rate")
+    figure, axes = new_axes("queries per image", "attack success rate")
     end = max(
         [
             budget or 1,
             *(int(rows["queries"].max()) for rows in map(attacked_rows, runs.values()) if len(rows) and not budget),
         ]
     )
-    for (name, table), style in zip(runs.items(), _styles(), strict=False):
+    for (name, table), style in zip(runs.items(), line_styles(), strict=False):
         rows = attacked_rows(table)
         first = np.sort(rows.loc[rows["success"].astype(bool), "queries_to_success"].to_numpy())
         first = first[first <= end]
         share = np.arange(1, len(first) + 1) / max(len(rows), 1)
         last = share[-1] if len(first) else 0.0
-        axes.step([1, *first, end], [0, *share, last], where="post", label=_label(name, len(rows)), **style)
+        axes.step([1, *first, end], [0, *share, last], where="post", label=run_label(name, len(rows)), **style)
     _query_axis(axes, 1, end)
-    _share_axis(axes)
-    return _finish(figure, axes, "lower right")
+    share_axis(axes)
+    return finish(figure, axes, "lower right")
 
 
 def distortion_figure(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, norm: Norm = "l2") -> Figure:
@@ -70,21 +75,21 @@ def distortion_figure(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, norm
     Raises:
         ValueError: shapes that do not fit.
     """
-    figure, axes = _axes("queries per image", f"{NORM_NAMES[norm]} distance, median and quartiles")
+    figure, axes = new_axes("queries per image", f"{NORM_NAMES[norm]} distance, median and quartiles")
     spread = {name: _quartiles(name, *curve) for name, curve in curves.items()}
     finite = [q[np.isfinite(q)].max(initial=0) for _, q in spread.values()]
     top = 1.05 * max(finite, default=0) or 1.0
-    for (name, (marks, quartiles)), style in zip(spread.items(), _styles(), strict=False):
+    for (name, (marks, quartiles)), style in zip(spread.items(), line_styles(), strict=False):
         low, median, high = np.where(np.isfinite(quartiles), quartiles, np.nan)
         images = np.shape(curves[name][1])[1]
-        axes.plot(marks, median, marker="o", markersize=3, clip_on=False, label=_label(name, images), **style)
+        axes.plot(marks, median, marker="o", markersize=3, clip_on=False, label=run_label(name, images), **style)
         # Where the upper quartile is still infinite the band runs out of the picture.
         high = np.where(np.isnan(high) & ~np.isnan(low), 2 * top, high)
         axes.fill_between(marks, low, high, color=style["color"], alpha=0.18, linewidth=0)
     marks_of_all = np.concatenate([marks for marks, _ in spread.values()]) if spread else np.array([1.0])
     _query_axis(axes, marks_of_all.min(), marks_of_all.max())
     axes.set_ylim(0, top)
-    return _finish(figure, axes, "best")
+    return finish(figure, axes, "best")
 
 
 def certified_accuracy_figure(
@@ -97,24 +102,24 @@ def certified_accuracy_figure(
         confidence: of the band.
         max_radius: right end of the axis, in [0, 1] pixels; None takes a little more than the largest radius.
     """
-    figure, axes = _axes(r"$\ell_2$ radius, [0, 1] pixels", "certified accuracy")
+    figure, axes = new_axes(r"$\ell_2$ radius, [0, 1] pixels", "certified accuracy")
     end = (
         max_radius
         or 1.05 * max([float(table["radius"].max()) for table in runs.values() if len(table)], default=0.0)
         or 1.0
     )
-    for (name, table), style in zip(runs.items(), _styles(), strict=False):
+    for (name, table), style in zip(runs.items(), line_styles(), strict=False):
         if len(table) == 0:
             continue
         radii = np.unique([0.0, *table.loc[table["correct"].astype(bool), "radius"], end])
         curve = certified_accuracy(table, radii.tolist(), confidence=confidence)
         # "pre": an image counts up to and at its radius, so the curve falls just behind it.
         accuracy, low, high = _band(curve)
-        axes.step(radii, accuracy, where="pre", label=_label(name, len(table)), **style)
+        axes.step(radii, accuracy, where="pre", label=run_label(name, len(table)), **style)
         axes.fill_between(radii, low, high, step="pre", color=style["color"], alpha=0.18, linewidth=0)
     axes.set_xlim(0, end)
-    _share_axis(axes)
-    return _finish(figure, axes, "upper right")
+    share_axis(axes)
+    return finish(figure, axes, "upper right")
 
 
 def robust_accuracy_figure(
@@ -133,29 +138,36 @@ def robust_accuracy_figure(
         confidence: of the band.
     """
     unit = "changed pixels" if norm == "l0" else "[0, 1] pixels"
-    figure, axes = _axes(rf"{NORM_NAMES[norm]} perturbation $\epsilon$, {unit}", "accuracy under attack")
+    figure, axes = new_axes(rf"{NORM_NAMES[norm]} perturbation $\epsilon$, {unit}", "accuracy under attack")
     if grid is None:
         found = [float(table[norm].astype(float).max()) for table in runs.values()]
         # A little beyond the largest distance: a fixed-epsilon attack drops to its last value there.
         end = 1.05 * max([size for size in found if np.isfinite(size)], default=0.0) or 1.0
         grid = np.linspace(0, end, 211).tolist()
-    for (name, table), style in zip(runs.items(), _styles(), strict=False):
+    for (name, table), style in zip(runs.items(), line_styles(), strict=False):
         curve = robust_accuracy_vs_epsilon(table, norm, grid, confidence=confidence)
         accuracy, low, high = _band(curve)
         axes.plot(
-            grid, accuracy, drawstyle="steps-post", label=_label(name, int((table["predicted"] >= 0).sum())), **style
+            grid, accuracy, drawstyle="steps-post", label=run_label(name, int((table["predicted"] >= 0).sum())), **style
         )
         axes.fill_between(grid, low, high, step="post", color=style["color"], alpha=0.18, linewidth=0)
     axes.set_xlim(min(grid), max(grid) if max(grid) > min(grid) else min(grid) + 1)
-    _share_axis(axes)
-    return _finish(figure, axes, "lower left")
+    share_axis(axes)
+    return finish(figure, axes, "lower left")
 
 
-def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> None:
-    """Write a figure, the format by the ending of ``path`` (.png, .pdf, .svg); the folder is made."""
+def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150, metadata: dict[str, str] | None = None) -> None:
+    """Write a figure, as a whole at once, the format by the ending of ``path`` (.png, .pdf, .svg); the folder is made.
+
+    Args:
+        figure: what is drawn.
+        path: the file.
+        dpi: dots an inch.
+        metadata: name -> text kept in the file, as matplotlib's ``savefig`` takes it; any names in a PNG.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=dpi, format=path.suffix.removeprefix("."), metadata=metadata)
 
 
 def _quartiles(name: str, marks: ArrayLike, distances: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -175,7 +187,8 @@ def _band(curve: Mapping[str, list[float | None]]) -> tuple[NDArray[np.float64],
     return tuple(np.array(curve[key], float) for key in ("accuracy", "low", "high"))
 
 
-def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+def new_axes(x: str, y: str) -> tuple[Figure, Axes]:
+    """Start a figure with the two axes named, in the look that all of them share."""
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(x)
@@ -186,7 +199,8 @@ def _axes(x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _styles() -> Any:
+def line_styles() -> Iterator[dict[str, Any]]:
+    """Colours and dashes of one run after another, without end."""
     # Colours and dashes of coprime numbers: 28 runs before a style comes back.
     return (
         {"color": colour, "linestyle": dash, "linewidth": 1.6}
@@ -194,9 +208,11 @@ def _styles() -> Any:
     )
 
 
-def _label(name: str, n: int) -> str:
+def run_label(name: str, n: int | None = None) -> str:
+    """Name of a run, with its number of images, as the legend needs it."""
     # matplotlib hides what starts with an underscore, and reads text between two $ as a formula.
-    return f"{name.lstrip('_').replace('$', chr(92) + '$')} (n = {n:,})"
+    name = name.lstrip("_").replace("$", r"\$")
+    return name if n is None else f"{name} (n = {n:,})"
 
 
 def _query_axis(axes: Axes, start: float, end: float) -> None:
@@ -210,13 +226,21 @@ def _query_axis(axes: Axes, start: float, end: float) -> None:
     axes.set_xlim(start, max(end, start + 1))
 
 
-def _share_axis(axes: Axes) -> None:
+def share_axis(axes: Axes) -> None:
+    """Make the y axis one of percentages, 0 to 100."""
     axes.set_ylim(0, 1.01)  # a line at 100 % is not cut in half
     axes.yaxis.set_major_locator(FixedLocator([0, 0.2, 0.4, 0.6, 0.8, 1]))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
-def _finish(figure: Figure, axes: Axes, place: Literal["upper right", "lower right", "lower left", "best"]) -> Figure:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc=place, frameon=True, framealpha=0.9, edgecolor="none", fontsize=9, handlelength=2.6)
+def finish(figure: Figure, axes: Axes, place: Literal["upper right", "lower right", "lower left", "best"]) -> Figure:
+    """Add the legend: in a corner that the curves leave free, or beside the axes where it would be too long for one."""
+    if not (labels := axes.get_legend_handles_labels()[1]):
+        return figure
+    if len(labels) <= LEGEND_INSIDE:
+        axes.legend(loc=place, **LEGEND)
+        return figure
+    figure.legend(loc="outside right upper", **LEGEND)
+    # The axes keep their size: an inch holds about 15 letters, beside the sample of the line.
+    figure.set_figwidth(figure.get_figwidth() + 0.6 + max(map(len, labels)) / 15)
     return figure

@@ -132,7 +132,7 @@ def merge_records(source: str | Path | Iterable[str | Path], kind: Kind | None =
         RecordMismatch: files of different runs, or different rows for one image.
         ValueError: both kinds in one folder and ``kind`` not given, or a file that :func:`read_records` refuses.
     """
-    paths = _paths(source, kind)
+    paths = source_paths(source, kind)
     run: tuple[Path, RecordHeader] | None = None
     merged: dict[int, tuple[Path, Record]] = {}
     for path in paths:
@@ -180,7 +180,8 @@ def require_same_run(path: Path, found: RecordHeader | None, wanted: RecordHeade
     )
 
 
-def _paths(source: str | Path | Iterable[str | Path], kind: Kind | None) -> list[Path]:
+def source_paths(source: str | Path | Iterable[str | Path], kind: Kind | None) -> list[Path]:
+    """Files that are meant by a run folder, one file or several; FileNotFoundError where a folder has none."""
     if not isinstance(source, str | Path):
         return [Path(path) for path in source]
     if Path(source).is_file():

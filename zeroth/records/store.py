@@ -1,8 +1,10 @@
 """A result on disk while it is made: rows are appended one at a time, so a kill or a full disk costs at most one."""
 
+import errno
 import json
 import os
 import warnings
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +13,13 @@ from zeroth.records.json_io import write_json
 from zeroth.records.reading import header_path, load, require_same_run
 from zeroth.records.rows import TSV_COLUMNS, format_row, key_of, kind_of
 from zeroth.records.schema import AttackRecord, Record, RecordHeader
+
+# The system's own call and not filelock: its locks of a path open a file of their own, or leave one behind where the
+# system has no locks, and its lock of a descriptor is this call, but on Windows one that shuts out readers too.
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 class RecordFile:
@@ -21,6 +30,9 @@ class RecordFile:
 
     A row is handed to the operating system as soon as it is appended: it outlives the process. It is not forced to the
     platter (fsync takes longer than certifying a small image); a power cut may cost the last rows, which are run again.
+
+    The open file is locked against a second writer, not against readers. The lock lies on the file itself and is the
+    system's: it ends with the process, however that ends, and leaves nothing behind.
 
     Args:
         path: attacks end in ``.jsonl``, certificates in ``.tsv``; the folder is made.
@@ -35,6 +47,7 @@ class RecordFile:
         RecordMismatch: the file holds rows of another run; the message names the file, each field, both values and the
             remedy.
         ValueError: the file is no record file, or is damaged before its last line.
+        BlockingIOError: another process is writing the file.
         OSError: the disk refused the header.
     """
 
@@ -44,24 +57,26 @@ class RecordFile:
             raise ValueError(
                 f"{self.path} cannot hold {header.kind} records: attacks end in .jsonl, certificates in .tsv"
             )
-        contents = load(self.path)
-        require_same_run(self.path, contents.header, header)
-        self.done: set[int] = {key_of(record) for record in contents.records}
-        self._size, self._torn = contents.size, contents.torn
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if contents.header is None and header.kind == "certificate":
-            self._write_sidecar()  # before the TSV: rows without a header could not be told from another run's
         # Unbuffered: a buffer would keep a row that the disk refused and write it again later, behind our back.
         self._file = self.path.open("ab", buffering=0)
-        if contents.torn:
-            warnings.warn(f"{self.path}: the last line was torn and is dropped", stacklevel=2)
         try:
+            self._lock()  # before the file is read: a row that another process adds later would be cut off
+            contents = load(self.path)
+            require_same_run(self.path, contents.header, header)
+            self.done: set[int] = {key_of(record) for record in contents.records}
+            self._size, self._torn = contents.size, contents.torn
+            if contents.torn:
+                warnings.warn(f"{self.path}: the last line was torn and is dropped", stacklevel=2)
             self._cut()
             if contents.header is None:
+                if header.kind == "certificate":
+                    self._write_sidecar()  # first: rows without a header could not be told from another run's
                 self._write(self._first_line())
         except BaseException:
             self._file.close()
             raise
+        _OPEN.add(self)
 
     def append(self, record: Record) -> bool:
         """Write one row; returns False, and writes nothing, where the image has a row already.
@@ -97,6 +112,26 @@ class RecordFile:
     ) -> None:
         """Close the file."""
         self.close()
+
+    def _lock(self) -> None:
+        """Take the file for this process, or raise BlockingIOError; warn where the file system has no locks."""
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # EACCES is how some network file systems say EWOULDBLOCK.
+            if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+                raise BlockingIOError(
+                    errno.EWOULDBLOCK,
+                    f"{self.path} is taken: another process is writing it. "
+                    "Wait for it or end it, then start the same command again",
+                ) from error
+            warnings.warn(
+                f"{self.path} cannot be locked ({error.strerror}), so nothing keeps a second process from writing it "
+                "too: start each run once",
+                stacklevel=3,
+            )
 
     def _first_line(self) -> str:
         if self.header.kind == "certificate":
@@ -138,3 +173,19 @@ class RecordFile:
             f"{path} could not be written ({error.strerror}); its {len(self.done)} rows are safe. "
             "Free disk space and start the same command again: it goes on after them",
         )
+
+
+_OPEN: "weakref.WeakSet[RecordFile]" = weakref.WeakSet()
+
+
+def _close_inherited() -> None:
+    """Close, in a forked child, what the parent writes; the parent's own handle, and its lock, stay.
+
+    A child that kept them (a data loader's worker, which outlives a killed parent by seconds) would keep the lock too.
+    """
+    for file in list(_OPEN):
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_close_inherited)

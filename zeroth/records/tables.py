@@ -27,12 +27,12 @@ def attack_frame(summaries: Mapping[str, Mapping[str, Any]], *, norm: Norm = "l2
         {
             "run": name,
             "n": str(told["n"]),
-            "clean %": _percent(told["clean_accuracy"]),
-            "success %": _percent(told["success_rate"]),
-            "robust %": _percent(told["robust_accuracy"]),
-            "queries": _queries(told["queries"]),
-            "to success": _queries(told["queries_to_success"]),
-            f"{norm} median": _number(told[norm]["median"], ".4g"),
+            "clean %": rate_text(told["clean_accuracy"]),
+            "success %": rate_text(told["success_rate"]),
+            "robust %": rate_text(told["robust_accuracy"]),
+            "queries": _queries_text(told["queries"]),
+            "to success": _queries_text(told["queries_to_success"]),
+            f"{norm} median": number_text(told[norm]["median"], ".4g"),
         }
         for name, told in summaries.items()
     ]
@@ -52,11 +52,11 @@ def certificate_frame(summaries: Mapping[str, Mapping[str, Any]]) -> pd.DataFram
         row = {
             "run": name,
             "n": str(told["n"]),
-            "ACR": _number(told["acr"], ".3f"),
-            "abstain %": _percent(told["abstention_rate"]),
+            "ACR": number_text(told["acr"], ".3f"),
+            "abstain %": rate_text(told["abstention_rate"]),
         }
         curve = curves[name]
-        at = {r: _percent(dict(value=v, low=a, high=b)) for r, v, a, b in zip(*(curve[k] for k in curve), strict=True)}
+        at = {r: rate_text(dict(value=v, low=a, high=b)) for r, v, a, b in zip(*(curve[k] for k in curve), strict=True)}
         rows.append(row | {f"CA({radius:g}) %": at.get(radius, NO_VALUE) for radius in radii})
     return pd.DataFrame(rows, dtype=object)
 
@@ -95,16 +95,28 @@ def markdown_table(frame: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]]) + "\n"
 
 
-def _number(value: float | None, spec: str) -> str:
+def number_text(value: float | None, spec: str) -> str:
+    """Print a number by its format, "-" for none."""
     return NO_VALUE if value is None else format(value, spec)
 
 
-def _percent(rate: Mapping[str, float | None] | None) -> str:
+def rate_text(rate: Mapping[str, float | None] | None) -> str:
+    """Print a rate in percent with its interval, 97.5 [95.1, 98.8]; "-" for none."""
     if rate is None or rate["value"] is None:
         return NO_VALUE
     value, low, high = (100 * (rate[key] or 0.0) for key in ("value", "low", "high"))
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def _queries(told: Mapping[str, float | None]) -> str:
+def mean_text(told: Mapping[str, float | None]) -> str:
+    """Print a mean with its interval, 1,422 [1,390, 1,454], with a decimal below 100; "-" for none."""
+    mean, low, high = told["mean"], told["low"], told["high"]
+    if mean is None:
+        return NO_VALUE
+    spec = ",.0f" if mean >= 100 else ".1f"
+    value = format(mean, spec)
+    return value if low is None or high is None else f"{value} [{low:{spec}}, {high:{spec}}]"
+
+
+def _queries_text(told: Mapping[str, float | None]) -> str:
     return NO_VALUE if told["mean"] is None else f"{told['mean']:,.0f} (median {told['median']:,.0f})"

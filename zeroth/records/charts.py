@@ -1,0 +1,111 @@
+"""Measured values against a setting, as lines or as bars, with their intervals. As in plots.py, nothing touches pyplot.
+
+Shapes: M values of the setting.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    FixedLocator,
+    FormatStrFormatter,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+    StrMethodFormatter,
+)
+from numpy.typing import NDArray
+
+from zeroth.records.plots import COLOURS, finish, line_styles, new_axes, run_label, share_axis
+
+# Above so many points error bars of several lines run into one another: a band is drawn.
+MOST_ERROR_BARS = 10
+_COLUMNS = ("x", "value", "low", "high")
+
+
+def setting_figure(
+    runs: Mapping[str, pd.DataFrame],
+    *,
+    x: str,
+    y: str,
+    log_x: bool = False,
+    log_y: bool = False,
+    percent: bool = False,
+) -> Figure:
+    """Draw a line a run against a setting, with error bars, or a band where there are many values.
+
+    Args:
+        runs: run name -> (M,) rows with the columns ``x`` (the setting), ``value``, ``low`` and ``high``, the ends of
+            its interval, NaN where it has none.
+        x: name of the setting.
+        y: name of the value.
+        log_x: logarithmic x axis.
+        log_y: logarithmic y axis.
+        percent: the values are fractions, shown from 0 to 100 %.
+    """
+    figure, axes = new_axes(x, y)
+    if log_x:
+        axes.set_xscale("log")
+    if log_y:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # decades alone would leave one or two labels
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    for (name, table), style in zip(runs.items(), line_styles(), strict=False):
+        at, value, low, high = (table[column].to_numpy(float)[table["x"].argsort()] for column in _COLUMNS)
+        if len(at) > MOST_ERROR_BARS:
+            axes.plot(at, value, label=run_label(name), **style)
+            axes.fill_between(at, low, high, color=style["color"], alpha=0.18, linewidth=0)
+        else:
+            axes.errorbar(
+                at, value, _whiskers(value, low, high), label=run_label(name), marker="o", markersize=4, capsize=3,
+                clip_on=False, **style,
+            )  # fmt: skip
+    marks = np.unique(np.concatenate([[], *(table["x"].to_numpy(float) for table in runs.values())]))
+    if len(marks) <= MOST_ERROR_BARS:  # the values that were tried, and no others
+        axes.xaxis.set_major_locator(FixedLocator(marks.tolist()))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    if percent:
+        share_axis(axes)
+    elif not log_y:
+        _include_zero(axes)
+    return finish(figure, axes, "best")
+
+
+def bars_figure(marks: Sequence[str], runs: Mapping[str, pd.DataFrame], *, x: str, y: str) -> Figure:
+    """Draw a group of bars a mark, one bar a run, with error bars.
+
+    Args:
+        marks: (M,) what stands under the groups.
+        runs: run name -> (M,) rows with the columns ``value``, ``low`` and ``high``, NaN where there is no interval.
+        x: name of the marks.
+        y: name of the value.
+    """
+    figure, axes = new_axes(x, y)
+    width = 0.8 / max(len(runs), 1)
+    for place, (name, table) in enumerate(runs.items()):
+        value, low, high = (table[column].to_numpy(float) for column in _COLUMNS[1:])
+        at = np.arange(len(marks)) + (place - (len(runs) - 1) / 2) * width
+        colour = COLOURS[place % len(COLOURS)]
+        whiskers = {"elinewidth": 1, "capsize": min(3, 12 * width), "ecolor": "0.25"}
+        label = run_label(name) if len(runs) > 1 else None  # one run: the axis says it all
+        axes.bar(at, value, width, yerr=_whiskers(value, low, high), label=label, color=colour, error_kw=whiskers)
+    axes.set_xticks(np.arange(len(marks)), marks)
+    axes.grid(visible=False, axis="x")
+    return finish(figure, axes, "best")
+
+
+def _whiskers(value: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Lengths (2, M) of the error bars below and above, 0 where there is no interval."""
+    return np.nan_to_num(np.stack([value - low, high - value])).clip(min=0)
+
+
+def _include_zero(axes: Axes) -> None:
+    """Let the y axis begin at 0 where all is above: a difference looks as large as it is."""
+    low, high = axes.get_ylim()
+    if low > 0 or axes.dataLim.y0 >= 0:
+        axes.set_ylim(0, high)
