@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 
 from callbacks.attack_report import report_attack
 from callbacks.record_writer import AttackRecordWriter
 from callbacks.tasks import AttackTask, Targets
-from cli.evaluation import EvaluationCLI
+from cli.evaluation import RecordsCLI
 from zeroth.attacks import Attack
 
 EXAMPLES = """\
@@ -24,7 +25,29 @@ examples:
 """
 
 
-class AttackCLI(EvaluationCLI):
+def add_attack_arguments(parser: LightningArgumentParser, *, budget: int) -> None:
+    """Add the options of an attack on each image: which, how many queries by default, to what end."""
+    parser.add_subclass_arguments(
+        Attack,
+        "attack",
+        required=True,
+        help="YAML file or class of zeroth.attacks, e.g. --attack configs/attack/zo_ngd.yaml --attack.samples 20",
+    )
+    parser.add_argument(
+        "--budget", type=int, default=budget, help="queries an image may spend, its first check included"
+    )
+    parser.add_argument(
+        "--targeted", type=Targets, default="none", help="wanted label: none, next (label + 1) or random"
+    )
+
+
+def attack_name(attack: Namespace) -> str:
+    """Name a parsed attack by its file, else by its class."""
+    file = attack.get("__path__")
+    return Path(str(file)).stem if file else str(attack.class_path).rpartition(".")[2].lower()
+
+
+class AttackCLI(RecordsCLI):
     """Parses, builds and runs an attack over the selected images."""
 
     job = "attack"
@@ -34,18 +57,7 @@ class AttackCLI(EvaluationCLI):
 
     def add_job_arguments(self, parser: LightningArgumentParser) -> None:
         """Add the attack's options."""
-        parser.add_subclass_arguments(
-            Attack,
-            "attack",
-            required=True,
-            help="YAML file or class of zeroth.attacks, e.g. --attack configs/attack/zo_ngd.yaml --attack.samples 20",
-        )
-        parser.add_argument(
-            "--budget", type=int, default=10_000, help="queries an image may spend, its first check included"
-        )
-        parser.add_argument(
-            "--targeted", type=Targets, default="none", help="wanted label: none, next (label + 1) or random"
-        )
+        add_attack_arguments(parser, budget=10_000)
         parser.add_argument(
             "--total_queries",
             type=int | None,
@@ -97,8 +109,7 @@ class AttackCLI(EvaluationCLI):
 
     def method_name(self) -> str:
         """The attack's file or class."""
-        file = self.config.attack.get("__path__")
-        return Path(str(file)).stem if file else str(self.config.attack.class_path).rpartition(".")[2].lower()
+        return attack_name(self.config.attack)
 
     def report(self) -> Mapping[str, Any]:
         """Merge and show."""

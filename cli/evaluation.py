@@ -1,17 +1,21 @@
-"""attack.py's and certify.py's command lines: a victim, images, a task; resumed where a killed start stopped."""
+"""The command lines that put a victim, images and a task together; attack.py's and certify.py's keep a row an image."""
 
 import logging
+import os
 import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from filelock import FileLock
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 import callbacks  # noqa: F401  its class names become known to the parser
@@ -21,7 +25,7 @@ from callbacks.loggers import log_config, runs_of
 from callbacks.progress import EvaluationProgress
 from callbacks.record_writer import RecordWriter
 from callbacks.selection import EvaluationData, Selection
-from cli.folders import JobType, RunOptions, refuse_other_settings, result_settings, save_config
+from cli.folders import JobType, RunOptions, name_in_sweep, refuse_other_settings, result_settings, save_config
 from cli.parser import PARSER, ZerothParser
 from cli.victims import VictimOptions, build_victim, load_checkpoint
 from lightning_modules.classifier import check_fit
@@ -37,7 +41,7 @@ MACHINE = (
 
 
 class EvaluationCLI(LightningCLI, ABC):
-    """Parses and builds an evaluation; :meth:`run` runs it over the selected images and writes the report.
+    """Parses and builds an evaluation: a victim, the selected images, a task; what :meth:`run` does is the job's own.
 
     Args:
         args: command line words; default: the program's own.
@@ -47,12 +51,14 @@ class EvaluationCLI(LightningCLI, ABC):
         examples: head of --help.
         batch_size: default of the option.
         outcome_keys: options of the job that decide the rows.
+        growing: those of them that may change when a run goes on.
     """
 
     job: ClassVar[JobType]
     examples: ClassVar[str]
     batch_size: ClassVar[int]
     outcome_keys: ClassVar[tuple[str, ...]]
+    growing: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
         # Which devices there are and that predict has no callbacks of its own says nothing about an evaluation.
@@ -156,26 +162,28 @@ class EvaluationCLI(LightningCLI, ABC):
         network, classes = getattr(victim, "network", victim), getattr(victim, "num_classes", None)
         check_fit(network, self.config_init.data, classes)
         self.task = self.build_task(victim, self.config_init.data.num_classes)
-        self.folder = self.options.folder(self.job, f"{self.victim_name()}-{self.method_name()}")
-        self.resolved["run"]["name"] = self.folder.name  # so that config.yaml, fed back, means this run
         self.settings = self.outcome_settings()
-        refuse_other_settings(self.folder, self.settings)
-        self.writer = self.build_writer()
+        name = name_in_sweep(f"{self.victim_name()}-{self.method_name()}", self.settings)
+        self.folder = self.options.folder(self.job, name)
+        self.resolved["run"]["name"] = self.folder.name  # so that config.yaml, fed back, means this run
+        refuse_other_settings(self.folder, self.settings, growing=self.growing)
         self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Add the record writer, the progress line and the loggers."""
+        """Add the job's callbacks and the loggers."""
         config = dict(self.config_init.trainer)
         given = config.pop("callbacks") or []
-        extra = [self.writer] if config.get("enable_progress_bar") is False else [self.writer, EvaluationProgress()]
         if config.get("logger") in (None, True):
             config["logger"] = self.options.loggers(self.job, self.folder)
         if config["strategy"] == "ddp" or (config["strategy"] == "auto" and config["devices"] not in (1, "1", "auto")):
             config["strategy"] = DDPStrategy(timeout=PATIENCE)
+        if os.environ.get("SLURM_NTASKS") == "1" and config.get("plugins") is None:
+            # A SLURM job of one task: Lightning would believe that SLURM starts a process a device, and use one device.
+            config["plugins"] = LightningEnvironment()
         config |= {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
         config |= {"inference_mode": False, "use_distributed_sampler": False, "default_root_dir": self.folder}
         given = given if isinstance(given, list) else [given]
-        return Trainer(**config, callbacks=[*given, *extra], **kwargs)
+        return Trainer(**config, callbacks=[*given, *self.own_callbacks()], **kwargs)
 
     def victim_name(self) -> str:
         """Name the victim by its training run, its file or its class."""
@@ -201,6 +209,36 @@ class EvaluationCLI(LightningCLI, ABC):
         files = (self.config.checkpoint, self.victim_options.state_dict)
         return [parent_of(path) for path in files if path is not None]
 
+    def own_callbacks(self) -> list[Callback]:
+        """What goes along with the batches."""
+        return []
+
+    @abstractmethod
+    def add_job_arguments(self, parser: LightningArgumentParser) -> None:
+        """Add the options of the job."""
+
+    @abstractmethod
+    def build_task(self, victim: Callable[..., Any], num_classes: int) -> LightningModule:
+        """What is done with a batch."""
+
+    @abstractmethod
+    def method_name(self) -> str:
+        """The second half of the run's default name."""
+
+    @abstractmethod
+    def run(self) -> None:
+        """Do the job."""
+
+
+class RecordsCLI(EvaluationCLI):
+    """An evaluation that keeps one row an image and reports on them, resumed where a killed start stopped."""
+
+    def own_callbacks(self) -> list[Callback]:
+        """The record writer and the progress line."""
+        self.writer = self.build_writer()
+        quiet = self.config_init.trainer.enable_progress_bar is False
+        return [self.writer] if quiet else [self.writer, EvaluationProgress()]
+
     def header(self, kind: Kind) -> RecordHeader:
         """What every record file of the run begins with."""
         parents = self.parents()
@@ -218,24 +256,16 @@ class EvaluationCLI(LightningCLI, ABC):
         warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero.*")
         self.trainer.predict(self.task, datamodule=self.data, return_predictions=False)
         self.trainer.strategy.barrier("records are written")
-        if leader and self.report()["complete"]:
-            self.writer.clean()
-
-    @abstractmethod
-    def add_job_arguments(self, parser: LightningArgumentParser) -> None:
-        """Add the options of the job."""
-
-    @abstractmethod
-    def build_task(self, victim: Callable[..., Any], num_classes: int) -> LightningModule:
-        """What is done with a batch."""
+        if not leader:
+            return
+        # Of shards that end together, the one that reports last must have read the rows of all.
+        with FileLock(self.folder / "report.lock") if self.config.shard is not None else nullcontext():
+            if self.report()["complete"]:
+                self.writer.clean()
 
     @abstractmethod
     def build_writer(self) -> RecordWriter:
         """What is kept of a batch."""
-
-    @abstractmethod
-    def method_name(self) -> str:
-        """The second half of the run's default name."""
 
     @abstractmethod
     def report(self) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning import LightningDataModule, LightningModule
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch import nn
 
 from zeroth.attacks import Attack
@@ -138,6 +138,8 @@ def plain_messages() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         sys.exit(_last_line("stopped; the same command goes on from here", 130))
+    except SIGTERMException:  # Lightning's own exit code for it is 0, as if the training had come to its end
+        sys.exit(_last_line("stopped; the same command goes on from here", 143))
     except (ValueError, FileNotFoundError, MisconfigurationException) as error:
         if os.environ.get("ZEROTH_DEBUG"):
             raise

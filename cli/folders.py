@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,9 +10,10 @@ from typing import Any, Literal
 import yaml
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
+from callbacks.lineage import settings_hash
 from zeroth.records.json_io import plain, replacing
 
-JobType = Literal["train-victim", "attack", "certify"]
+JobType = Literal["train-victim", "attack", "certify", "tune", "study"]
 
 # What may change between a start and its resumption: where and how fast it runs, not what comes out.
 HARDWARE = (
@@ -20,6 +21,8 @@ HARDWARE = (
     "log_every_n_steps", "default_root_dir", "profiler", "detect_anomaly", "benchmark",
 )  # fmt: skip
 DATA_PLACE = ("root", "num_workers", "download")
+# What ``wandb agent`` sets for the runs that it starts.
+SWEEP = "WANDB_SWEEP_ID"
 
 
 @dataclass
@@ -27,12 +30,12 @@ class RunOptions:
     """Name and bookkeeping of a run; its folder is <root>/<job>/<name>.
 
     Args:
-        name: the run's name; default: the config file's stem, or victim and attack.
+        name: the run's name; default: the config file's stem, or victim and attack, see also :func:`name_in_sweep`.
         root: folder of all runs.
         group: W&B group, for runs of one experiment grid.
         tags: W&B tags, e.g. the paper and the dataset.
         project: W&B project.
-        wandb: W&B mode; default: the environment variable WANDB_MODE, else offline.
+        wandb: W&B mode; default: the environment variable WANDB_MODE, else offline, under ``wandb agent`` online.
     """
 
     name: str | None = None
@@ -50,7 +53,8 @@ class RunOptions:
         """A CSV logger below the run folder and, unless disabled, a W&B logger whose files live there too."""
         # A new csv/version_N a start: CSVLogger deletes older files of its folder.
         loggers: list[Logger] = [CSVLogger(folder, name="csv")]
-        mode = self.wandb or os.environ.get("WANDB_MODE", "offline")
+        # A sweep learns from its server what has been tried.
+        mode = self.wandb or os.environ.get("WANDB_MODE", "online" if SWEEP in os.environ else "offline")
         if mode in ("offline", "dryrun"):
             loggers.append(self._wandb(job, folder, offline=True))
         elif mode == "online":
@@ -76,6 +80,15 @@ class RunOptions:
         return logger
 
 
+def name_in_sweep(name: str, settings: Mapping[str, Any]) -> str:
+    """A run's default name; where ``wandb agent`` starts the run, with a hash of the settings that decide its outcome.
+
+    The runs of a sweep differ by their settings alone, and a folder belongs to one of them. The hash, not the id that
+    W&B gives a run: a run that is started once more, by this sweep or by another, goes on with what is recorded.
+    """
+    return f"{name}-{settings_hash(settings)[:8]}" if SWEEP in os.environ else name
+
+
 def result_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration that decides what comes out: without the run's name, place and hardware."""
     settings = {key: value for key, value in config.items() if key not in ("run", "config", "shard", "trainer")}
@@ -97,8 +110,8 @@ def difference(was: Any, now: Any, field: str = "") -> tuple[str, Any, Any] | No
     return None if was == now else (field, was, now)
 
 
-def refuse_other_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Check that a run folder, if it has been used, belongs to these settings.
+def refuse_other_settings(folder: Path, settings: Mapping[str, Any], growing: Sequence[str] = ()) -> None:
+    """Check that a run folder, if it has been used, belongs to these settings, but for those that may grow.
 
     Raises:
         ValueError: it was made with others; names the first field that differs and the remedy.
@@ -106,8 +119,11 @@ def refuse_other_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     kept = folder / "lineage.json"
     if not kept.is_file():
         return
-    now = plain(settings)
-    if found := difference(json.loads(kept.read_text())["settings"], now):
+    was, now = (
+        {key: value for key, value in told.items() if key not in growing}
+        for told in (json.loads(kept.read_text())["settings"], plain(settings))
+    )
+    if found := difference(was, now):
         raise ValueError(
             f"{folder} was made with {found[0]} = {found[1]!r}, this run has {found[2]!r}: "
             "use the same settings to go on with it, or give this run a name of its own by --run.name"

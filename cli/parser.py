@@ -42,9 +42,13 @@ class ZerothParser(LightningArgumentParser):
         """Print one line and exit with code 2."""
         if not self.exit_on_error:
             super().error(message, ex)
-        text = explain(message, [name for action in self._actions for name in action.option_strings])
-        sys.stderr.write(f"{self.prog}: error: {self._place(message)}{text}\n")
+        sys.stderr.write(f"{self.prog}: error: {self.explained(message)}\n")
         self.exit(2)
+
+    def explained(self, message: str) -> str:
+        """Shorten a report of jsonargparse to one line that names the file, the option and the remedy."""
+        text = explain(message, [name for action in self._actions for name in action.option_strings])
+        return self._place(message) + text
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any

@@ -15,7 +15,7 @@ import datamodules  # noqa: F401  its class names become known to the parser
 import lightning_modules  # noqa: F401  its class names become known to the parser
 import zeroth.networks  # noqa: F401  its class names become known to the parser
 from callbacks.lineage import Lineage
-from cli.folders import JobType, RunOptions, refuse_other_settings, result_settings, save_config
+from cli.folders import JobType, RunOptions, name_in_sweep, refuse_other_settings, result_settings, save_config
 from cli.parser import PARSER, ZerothParser
 
 JOB: JobType = "train-victim"
@@ -66,9 +66,10 @@ class TrainCLI(LightningCLI):
         """Choose the folder, and refuse one that other settings have used, before anything is built."""
         self._dump_config()
         self.options = RunOptions(**self.config_dump["run"])
-        self.folder = self.options.folder(JOB, default_name(self.words, self.config_dump["model"]))
         self.resolved = {key: value for key, value in self.config_dump.items() if key != "config"}
         self.settings = result_settings(self.resolved)
+        name = name_in_sweep(default_name(self.words, self.config_dump["model"]), self.settings)
+        self.folder = self.options.folder(JOB, name)
         refuse_other_settings(self.folder, self.settings)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

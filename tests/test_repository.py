@@ -24,7 +24,7 @@ def requirement_names(text: str) -> set[str]:
 
 
 def test_the_package_list_is_the_tree():
-    tops = ("zeroth", "lightning_modules", "datamodules", "callbacks", "cli")
+    tops = ("zeroth", "lightning_modules", "datamodules", "callbacks", "cli", "experiments")
     folders = {str(file.parent.relative_to(ROOT)) for top in tops for file in (ROOT / top).rglob("*.py")}
     listed = SETUP["options"]["packages"].split()
     assert sorted(folder.replace("/", ".") for folder in folders) == sorted(listed)

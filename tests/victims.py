@@ -74,3 +74,24 @@ class Scatter(Attack):
 
 def label_scatter(**options) -> Scatter:
     return Scatter(oracle_type=LabelOracle, **options)
+
+
+class Shrink(Attack):
+    """A minimum-norm attack: random points around the image, one request an image; refuses some parameters."""
+
+    oracle_type = ScoreOracle
+    stop_at_success = False
+    norm = "l2"
+
+    def __init__(self, *, scale: float = 0.5, width: int = 8, word: str = "a") -> None:
+        if scale * width > 20:
+            raise ValueError(f"scale * width must be at most 20, got {scale * width}")
+        self.scale, self.width, self.word = scale, width, word
+        self.request = width
+
+    def run(self, trial: Trial) -> None:
+        if self.word == "b":
+            raise FloatingPointError("a step is not finite")
+        rows = trial.active
+        noise = trial.randn(rows, (self.width, *trial.images.shape[1:]))
+        trial.query(trial.images[rows].unsqueeze(1) + self.scale * noise, rows)
