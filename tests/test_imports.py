@@ -17,7 +17,7 @@ LIBRARY = {
     "zeroth.optimizers": {"zeroth.estimators", "zeroth.networks"},
     "zeroth.attacks": {"zeroth.oracles", "zeroth.estimators", "zeroth.optimizers", "zeroth.networks"},
 }
-ENTRY_POINTS = {"cli", "train", "attack", "certify", "reproduce", "benchmarks"}
+ENTRY_POINTS = {"cli", "train", "attack", "certify", "tune", "reproduce", "experiments", "benchmarks"}
 # "zeroth" stands for the whole library; an entry point may import everything but the tests.
 ALLOWED = LIBRARY | {
     "zeroth": set(),

@@ -1,0 +1,61 @@
+"""What a stage will cost, before it runs: images asked and time."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.experiment import Job
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cost of a stage.
+
+    Args:
+        queries: images that the victim is asked, None where nobody can tell.
+        seconds: time of that at the victim's rate, None where nobody can tell.
+        at_most: whether the two are bounds rather than expectations.
+    """
+
+    queries: int | None = None
+    seconds: float | None = None
+    at_most: bool = False
+
+
+def estimate(job: Job, config: Mapping[str, Any], *, rate: float | None, cell: Path) -> Estimate:
+    """Estimate the cost of a stage.
+
+    An attack asks at most images x budget; where its cell has been published, its mean count is expected again. A
+    tuning asks at most trials x images x budget, a certification images x (n0 + n) exactly. Of a training, a study, or
+    a split that is taken whole, nothing is known before the data is read.
+
+    Args:
+        job: its program.
+        config: its whole configuration.
+        rate: images a second that the victim answers, None where the experiment does not say.
+        cell: the JSON of the cell that reports it; need not exist.
+    """
+    count = (config.get("images") or {}).get("count")
+    if count is None or job in ("train", "study"):
+        return Estimate()
+    mean = _published_mean(cell) if job == "attack" else None
+    if job == "certify":
+        queries = count * (config["certify"]["n0"] + config["certify"]["n"])
+    elif mean is not None:
+        queries = round(count * mean)
+    else:
+        queries = count * config["budget"] * (config["trials"] if job == "tune" else 1)
+        if (cap := config.get("total_queries")) is not None:
+            queries = min(queries, cap)
+    return Estimate(queries, queries / rate if rate else None, at_most=job != "certify" and mean is None)
+
+
+def _published_mean(cell: Path) -> float | None:
+    """Mean queries an image that a cell reports, None where it tells none."""
+    try:
+        mean = json.loads(cell.read_text(encoding="utf-8"))["measured"]["queries"]["mean"]
+    except (OSError, ValueError, KeyError, TypeError):  # an estimate is no reason to stop
+        return None
+    return float(mean) if isinstance(mean, int | float) else None

@@ -1,0 +1,101 @@
+"""An experiment file: the stages that make a table of a paper, and the table. Read by :func:`load_experiment`.
+
+``configs/experiment/<paper>/<table>.yaml``; a value may hold ``{name}``, which the chosen scale fills in.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Job = Literal["train", "tune", "attack", "certify", "study"]
+Scale = Literal["digits", "mnist", "paper"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of one of the project's programs.
+
+    Args:
+        job: which program: train.py, tune.py, attack.py, certify.py, or a module of ``experiments/studies``.
+        options: option of that program -> value, e.g. ``{"attack.accept": "all", "images.count": 500}``; a list gives
+            several words. The run's name and place, ``--checkpoint`` and shards are not among them.
+        victim: the train stage whose best checkpoint is the victim; every job but "train" has one.
+        tuned: the tune stage whose tuned file is the attack's; job "attack" only, in place of the option ``attack``.
+        study: module of ``experiments/studies``; job "study" only.
+    """
+
+    job: Job
+    options: dict[str, Any] = field(default_factory=dict)
+    victim: str | None = None
+    tuned: str | None = None
+    study: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a cell file of its own.
+
+    Args:
+        method: what the line is called.
+        stage: the attack, certify or study stage that it reports.
+        reported: figures of the paper, None or left out where it has none. Attacks: ``success_rate`` (a fraction),
+            ``queries_to_success`` (a mean). Certificates: ``certified_accuracy`` (radius as text -> fraction), ``acr``.
+        source: where the paper reports them, e.g. "Table 1"; of which victim, where it is another.
+        note: what a reader must know to compare.
+    """
+
+    method: str
+    stage: str
+    reported: dict[str, Any] = field(default_factory=dict)
+    source: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure drawn from the rows.
+
+    Args:
+        kind: "success" (share of images against queries), "certified" (accuracy against radius), "success_vs" and
+            "queries_vs" (a figure of each row against a setting), "study" (what a study stage measured).
+        rows: methods of the rows that are drawn; empty means all.
+        over: for "success_vs" and "queries_vs", the setting on the x axis, a dotted key such as "attack.mu".
+        title: the caption in the generated page.
+    """
+
+    kind: Literal["success", "certified", "success_vs", "queries_vs", "study"]
+    rows: list[str] = field(default_factory=list)
+    over: str | None = None
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table of a paper.
+
+    Args:
+        title: headline of the generated page.
+        paper: authors, venue, year.
+        dataset: dataset of each scale as the cells name it, e.g. ``{"mnist": "MNIST", "digits": "digits"}``.
+        scales: scale -> variables that ``{name}`` in options, methods and notes stand for; the scales that there are.
+        stages: name -> stage, in an order in which each follows what it needs.
+        kind: what the table is of; "study" has no table but pictures.
+        rows: lines of the table.
+        pictures: file stem -> figure.
+        radii: radii of a certificate table, l_2 in [0, 1] pixels.
+        defaults: job -> options that all stages of the job share; a stage's own win.
+        text: a paragraph for the generated page: what is shown, and what differs from the paper.
+        rate: images a second that the victim answers on 2 CPU cores, scale -> rate; for the estimates of --dry-run.
+    """
+
+    title: str
+    paper: str
+    dataset: dict[str, str]
+    scales: dict[str, dict[str, Any]]
+    stages: dict[str, Stage]
+    kind: Literal["attack", "certificate", "study"]
+    rows: list[Row]
+    pictures: dict[str, Picture] = field(default_factory=dict)
+    radii: list[float] = field(default_factory=list)
+    defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
+    text: str = ""
+    rate: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,158 @@
+"""The figures of a published folder, drawn from its cells and records; each PNG says what it was drawn from."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+from experiments.cells import Cell
+from experiments.experiment import Picture
+from zeroth.records import config_hash, merge_records
+from zeroth.records.charts import bars_figure, setting_figure
+from zeroth.records.plots import certified_accuracy_figure, save_figure, success_figure
+
+# Name of the text in a PNG that holds the hash of what it was drawn from.
+SOURCE = "Drawn from"
+DECADE = 10
+
+
+def draw_picture(picture: Picture, cells: Sequence[Cell], folder: Path) -> Figure:
+    """Draw one figure.
+
+    Args:
+        picture: what is drawn.
+        cells: all lines of the table.
+        folder: the published folder.
+
+    Raises:
+        ValueError: a picture that these cells do not allow; the message says why.
+    """
+    chosen = chosen_cells(picture, cells)
+    if picture.kind == "success":
+        return success_figure(_records(chosen, folder), budget=max(cell.setting("budget") for cell in chosen))
+    if picture.kind == "certified":
+        return certified_accuracy_figure(_records(chosen, folder))
+    if picture.kind == "study":
+        return _study_figure(chosen)
+    return _setting_figure(picture, chosen)
+
+
+def chosen_cells(picture: Picture, cells: Sequence[Cell]) -> list[Cell]:
+    """Cells that a picture draws: those of its rows, in the order of the table.
+
+    Raises:
+        ValueError: a row that is not in the table, or no cell at all.
+    """
+    if unknown := set(picture.rows) - {cell.method for cell in cells}:
+        raise ValueError(f"a picture names the rows {sorted(unknown)}, which the table does not have")
+    if not cells:
+        raise ValueError("there is nothing to draw: the table has no rows")
+    return [cell for cell in cells if not picture.rows or cell.method in picture.rows]
+
+
+def source_hash(picture: Picture, cells: Sequence[Cell]) -> str:
+    """Hex SHA-256 of all that decides what a picture shows: its kind, and the method, settings and records it draws."""
+    drawn = [
+        {"method": cell.method, "settings": cell.config["settings"], "records": cell.records["sha256"]}
+        for cell in chosen_cells(picture, cells)
+    ]
+    return config_hash({"kind": picture.kind, "over": picture.over, "drawn": drawn})
+
+
+def save_picture(picture: Picture, cells: Sequence[Cell], folder: Path, stem: str) -> None:
+    """Draw a figure into ``<folder>/<stem>.png``, with its :func:`source_hash` inside."""
+    figure = draw_picture(picture, cells, folder)
+    save_figure(figure, folder / f"{stem}.png", metadata={SOURCE: source_hash(picture, cells)})
+
+
+def drawn_from(path: Path) -> str | None:
+    """Read the :func:`source_hash` that a PNG holds; None where it holds none."""
+    with Image.open(path) as image:
+        image.load()  # the texts may follow the pixels
+        return image.info.get(SOURCE)
+
+
+def setting_lines(picture: Picture, cells: Sequence[Cell]) -> dict[str, pd.DataFrame]:
+    """Group cells to lines against the setting ``picture.over``: of one victim, and equal in all other settings.
+
+    A line is named by what the names of its methods share: "tuned, mu 0.1, epsilon 0.2" and "tuned, mu 0.1, epsilon
+    0.4" make "tuned, mu 0.1".
+
+    Returns:
+        name -> table with the columns x, value, low, high of :func:`~zeroth.records.charts.setting_figure`.
+
+    Raises:
+        ValueError: no setting is named, or its value is no number.
+    """
+    if picture.over is None:
+        raise ValueError(f"a picture of kind {picture.kind} needs over, the setting on its x axis, e.g. attack.epsilon")
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if not isinstance(value := cell.setting(picture.over), int | float) or isinstance(value, bool):
+            raise ValueError(f"{picture.over} of {cell.method} is {value!r}: only numbers can stand on an axis")
+        settings = {key.replace(".init_args.", "."): item for key, item in cell.config["settings"].items()}
+        del settings[picture.over]
+        groups.setdefault(config_hash({**settings, "victim": cell.subject["checkpoint_sha256"]}), []).append(cell)
+    lines: dict[str, pd.DataFrame] = {}
+    for group in groups.values():
+        name = _shared_name([cell.method for cell in group])
+        name = name if name and name not in lines else group[0].method
+        rows = [{"x": cell.setting(picture.over), **_figure_of(picture, cell)} for cell in group]
+        lines[name] = pd.DataFrame(rows, columns=["x", "value", "low", "high"], dtype=float)
+    return lines
+
+
+def spans_decade(values: Sequence[float]) -> bool:
+    """Whether values are positive and the largest is at least ten times the smallest."""
+    return len(values) > 0 and min(values) > 0 and max(values) >= DECADE * min(values)
+
+
+def _setting_figure(picture: Picture, cells: Sequence[Cell]) -> Figure:
+    lines = setting_lines(picture, cells)
+    rows = pd.concat(lines.values())
+    percent = picture.kind == "success_vs"
+    return setting_figure(
+        lines,
+        x=str(picture.over).rpartition(".")[2],
+        y="attack success rate" if percent else "queries spent per image, mean",
+        log_x=spans_decade(rows["x"].tolist()),
+        log_y=not percent and spans_decade(rows["value"].dropna().tolist()),
+        percent=percent,
+    )
+
+
+def _figure_of(picture: Picture, cell: Cell) -> dict[str, float | None]:
+    if picture.kind == "success_vs":
+        return cell.measured["success_rate"] or {}
+    told = cell.measured["queries"]
+    return {"value": told["mean"], "low": told["low"], "high": told["high"]}
+
+
+def _study_figure(cells: Sequence[Cell]) -> Figure:
+    if len(cells) != 1 or cells[0].kind != "study":
+        raise ValueError(f"a picture of kind study draws one study row, got {', '.join(cell.method for cell in cells)}")
+    study: Mapping[str, Any] = cells[0].measured
+    x, y = study["x"], study["y"]["name"]
+    lines = {line["name"]: _line_table(x["values"], line) for line in study["lines"]}
+    if study["kind"] == "bars":
+        return bars_figure([str(mark) for mark in x["values"]], lines, x=x["name"], y=y)
+    return setting_figure(lines, x=x["name"], y=y, log_x=x.get("log", False))
+
+
+def _line_table(marks: Sequence[Any], line: Mapping[str, Any]) -> pd.DataFrame:
+    nothing = [None] * len(marks)
+    ends = {end: pd.to_numeric(pd.Series(line.get(end) or nothing)) for end in ("low", "high")}
+    return pd.DataFrame({"x": marks, "value": line["values"], **ends})
+
+
+def _records(cells: Sequence[Cell], folder: Path) -> dict[str, pd.DataFrame]:
+    return {cell.method: merge_records(folder / cell.records["file"]) for cell in cells}
+
+
+def _shared_name(methods: Sequence[str]) -> str:
+    """Keep the parts between commas of the first name that all the others have too."""
+    parts = [set(method.split(", ")) for method in methods]
+    return ", ".join(part for part in methods[0].split(", ") if all(part in others for others in parts))

@@ -1,0 +1,196 @@
+"""The plan of an experiment: which command makes which stage, in which folder, and what is done already.
+
+A stage's folder carries the hash of what decides its outcome. A changed config therefore has another folder: that
+stage and what follows from it run again, nothing else does, and nothing old is lost.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.estimates import estimate
+from experiments.experiment import Experiment, Job, Scale, Stage
+from experiments.resolving import option_words, resolve
+from zeroth.records import write_json
+
+ROOT = Path(__file__).parents[1]
+FOLDERS: dict[Job, str] = {
+    "train": "train-victim",
+    "tune": "tune",
+    "attack": "attack",
+    "certify": "certify",
+    "study": "study",
+}
+# Jobs whose images are independent, so that shards and devices may divide them and every row stays what it is. A
+# training is none of them: N devices see N batches a step, and the victim would be another one.
+DIVISIBLE: tuple[Job, ...] = ("attack", "certify")
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage with its place and its commands.
+
+    Args:
+        name: the stage's name in the experiment.
+        job: its program.
+        folder: its run folder.
+        hash: hex SHA-256 of what decides its outcome; of a train stage the ``config_hash`` of its lineage.json.
+        commands: words to run from the project's root; one command, or one for each shard.
+        parents: names of the stages that it follows.
+        queries: images that the victim is asked, None where nobody can tell.
+        seconds: time of that on 2 CPU cores, None where nobody can tell.
+        at_most: whether the two are bounds rather than expectations.
+        markers: a file for each command, there when the command has ended well.
+        done: whether an earlier start finished it.
+        data: class_path and init_args of its images.
+        images: the selection of images, empty for a training.
+    """
+
+    name: str
+    job: Job
+    folder: Path
+    hash: str
+    commands: list[list[str]]
+    parents: list[str]
+    queries: int | None = None
+    seconds: float | None = None
+    at_most: bool = False
+    markers: list[Path] = field(default_factory=list)
+    done: bool = False
+    data: dict[str, Any] = field(default_factory=dict)
+    images: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> "PlannedStage":
+        """Read what :meth:`Plan.write` wrote of a stage."""
+        paths = {"folder": Path(told["folder"]), "markers": [Path(marker) for marker in told["markers"]]}
+        return cls(**{**told, **paths})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment at one scale, ready to run.
+
+    Args:
+        experiment: ``<paper>/<table>``, from the file's folder and stem.
+        file: the experiment file.
+        scale: the scale.
+        runs: the folder of all runs.
+        stages: in an order in which each follows what it needs.
+    """
+
+    experiment: str
+    file: Path
+    scale: Scale
+    runs: Path
+    stages: list[PlannedStage]
+
+    @property
+    def place(self) -> Path:
+        """Where :meth:`write` puts the plan."""
+        return ROOT / self.runs / "plans" / f"{self.experiment.replace('/', '-')}-{self.scale}.json"
+
+    def write(self) -> Path:
+        """Write the plan for the workflow engine, as a whole at once, and return the file."""
+        write_json(self.place, asdict(self))
+        return self.place
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> "Plan":
+        """Read what :meth:`write` wrote."""
+        paths = {"file": Path(told["file"]), "runs": Path(told["runs"])}
+        return cls(**{**told, **paths, "stages": [PlannedStage.from_json(stage) for stage in told["stages"]]})
+
+
+def make_plan(
+    experiment: Experiment,
+    scale: Scale,
+    *,
+    file: Path,
+    runs: Path = Path("runs"),
+    results: Path = Path("results"),
+    shards: int = 1,
+    devices: int | None = None,
+) -> Plan:
+    """Plan an experiment; reads the disk, writes nothing.
+
+    Args:
+        experiment: of :func:`load_experiment`.
+        scale: the scale that it was loaded at.
+        file: its file.
+        runs: the folder of all runs.
+        results: published results, whose figures are the better estimates.
+        shards: parts that attacks and certifications are cut into.
+        devices: devices of each attack and certification, by Lightning's DDP; None leaves one.
+
+    Raises:
+        ValueError: a stage's options are wrong; shards or devices below 1.
+    """
+    for name, value in (("shards", shards), ("devices", devices)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    runs, table = rooted(runs), f"{Path(file).absolute().parent.name}/{Path(file).stem}"
+    run_options = {"run.root": str(runs), "run.group": table, "run.tags": _tags(table, experiment.dataset[scale])}
+    planned: dict[str, PlannedStage] = {}
+    for name, resolved in resolve(experiment).items():
+        stage = experiment.stages[name]
+        folder = runs / FOLDERS[stage.job] / f"{resolved.prefix}-{resolved.hash[:8]}"
+        command = _command(stage, planned, run_options | {"run.name": folder.name})
+        divisible = stage.job in DIVISIBLE and resolved.config.get("total_queries") is None
+        if divisible and devices is not None:
+            command += ["--trainer.devices", str(devices)]
+        parts = [f"{k}of{shards}" for k in range(1, shards + 1)] if divisible and shards > 1 else []
+        cell = results / table / scale / f"{name}.json"
+        cost = estimate(stage.job, resolved.config, rate=experiment.rate.get(scale), cell=cell)
+        planned[name] = PlannedStage(
+            name=name,
+            job=stage.job,
+            folder=folder,
+            hash=resolved.hash,
+            commands=[[*command, "--shard", part.replace("of", "/")] for part in parts] or [command],
+            parents=[parent for parent in (stage.victim, stage.tuned) if parent is not None],
+            queries=cost.queries,
+            seconds=cost.seconds,
+            at_most=cost.at_most,
+            markers=[folder / f"done.{part}" for part in parts] or [folder / "done"],
+            done=finished(folder),
+            data=resolved.data,
+            images=resolved.config.get("images") or {},
+        )
+    return Plan(table, rooted(file), scale, runs, list(planned.values()))
+
+
+def rooted(path: Path) -> Path:
+    """A path as commands that run from the project's root spell it: relative where it lies below the root."""
+    whole = Path(os.path.abspath(path))
+    return whole.relative_to(ROOT) if whole.is_relative_to(ROOT) else whole
+
+
+def finished(folder: Path) -> bool:
+    """Whether a stage was run to its end, in one command or in any number of shards."""
+    if (ROOT / folder / "done").is_file():
+        return True
+    found = [re.fullmatch(r"done\.(\d+)of(\d+)", path.name) for path in (ROOT / folder).glob("done.*of*")]
+    shards = {(int(match[1]), int(match[2])) for match in found if match}
+    return any(all((k, n) in shards for k in range(1, n + 1)) for _, n in shards)
+
+
+def _command(stage: Stage, before: Mapping[str, PlannedStage], run_options: Mapping[str, str]) -> list[str]:
+    """The words that run a stage as a whole."""
+    options = {**stage.options, **run_options}
+    if stage.victim is not None:
+        options["checkpoint"] = str(before[stage.victim].folder / "checkpoints" / "best.ckpt")
+    if stage.tuned is not None:
+        options["attack"] = str(before[stage.tuned].folder / "tuned.yaml")
+    program = [f"{stage.job}.py"] if stage.study is None else ["-m", f"experiments.studies.{stage.study}"]
+    return [sys.executable, *program, *option_words(options)]
+
+
+def _tags(table: str, dataset: str) -> str:
+    """W&B tags of all runs of a table, as one word: the paper and the dataset."""
+    return json.dumps([table.partition("/")[0], dataset])

@@ -1,0 +1,178 @@
+"""What a stage's options mean to the program that it starts: parsed by its real command line, with nothing built."""
+
+import importlib
+import inspect
+import json
+from argparse import ArgumentError
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.cli import LightningArgumentParser
+
+from callbacks.lineage import settings_hash
+from cli import AttackCLI, CertifyCLI, TrainCLI
+from cli.evaluation import EvaluationCLI
+from cli.faults import explain
+from cli.folders import result_settings
+from cli.parser import ZerothParser
+from cli.training import default_name
+from cli.victims import VictimOptions
+from experiments.experiment import Experiment, Stage
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A stage as its program will understand it.
+
+    Args:
+        config: the whole configuration, class defaults included.
+        hash: hex SHA-256 of what decides the outcome. Of a train stage it is the ``config_hash`` of its lineage.json;
+            of another it covers the hashes of the stages that it follows.
+        data: class_path and init_args of the images; an evaluation has those of its victim unless it says otherwise.
+        prefix: what the run folder's name begins with: the config file's stem of a train stage, since experiments
+            share their victims, else the stage's name.
+    """
+
+    config: dict[str, Any]
+    hash: str
+    data: dict[str, Any]
+    prefix: str
+
+
+def resolve(experiment: Experiment) -> dict[str, Resolved]:
+    """Resolve all stages, in their order.
+
+    Raises:
+        ValueError: a program does not take an option or its value; names the stage, the option and the remedy.
+    """
+    found: dict[str, Resolved] = {}
+    for name, stage in experiment.stages.items():
+        try:
+            if stage.job == "train":
+                found[name] = _resolve_train(stage)
+            else:
+                found[name] = _resolve_evaluation(name, stage, experiment, found)
+        except (ValueError, TypeError, FileNotFoundError) as error:
+            raise ValueError(f"stage {name}: {error}") from error
+    return found
+
+
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """Turn options into words of a command line; a list gives several words.
+
+    A class or file (``attack``) comes before what is changed of it (``attack.mu``), a whole config before all.
+    """
+    words = []
+    for key, value in sorted(options.items(), key=lambda item: (item[0] != "config", item[0].count("."))):
+        values = value if isinstance(value, list) else [value]
+        words += [f"--{key}", *(item if isinstance(item, str) else json.dumps(item) for item in values)]
+    return words
+
+
+def command_line(stage: Stage) -> type[TrainCLI] | type[EvaluationCLI]:
+    """The command line of a stage's program.
+
+    Raises:
+        ValueError: the study is no module of ``experiments/studies``.
+    """
+    if stage.job == "tune":
+        from cli.tuning import TuneCLI
+
+        return TuneCLI
+    if stage.job == "study":
+        try:
+            module = importlib.import_module(f"experiments.studies.{stage.study}")
+        except ModuleNotFoundError as error:
+            raise ValueError(f"study {stage.study!r} is no module of experiments/studies") from error
+        (command,) = (
+            value
+            for value in vars(module).values()
+            if inspect.isclass(value) and issubclass(value, EvaluationCLI) and value.__module__ == module.__name__
+        )
+        return command
+    commands: dict[str, type[TrainCLI] | type[EvaluationCLI]] = {
+        "train": TrainCLI,
+        "attack": AttackCLI,
+        "certify": CertifyCLI,
+    }
+    return commands[stage.job]
+
+
+def _resolve_train(stage: Stage) -> Resolved:
+    parsed = _parsed(TrainCLI, option_words(stage.options))
+    config = _plain(parsed)
+    if config.get("data") is None:
+        raise ValueError("a train stage needs data: name it in its config or by the option data")
+    return Resolved(
+        config,
+        settings_hash(result_settings(config)),
+        config["data"],
+        default_name(parsed.words, config["model"]),
+    )
+
+
+def _resolve_evaluation(name: str, stage: Stage, experiment: Experiment, before: Mapping[str, Resolved]) -> Resolved:
+    options = dict(stage.options)
+    if stage.tuned is not None:  # the tuned file is not there yet; its hash stands for what it will say
+        options["attack"] = experiment.stages[stage.tuned].options["attack"]
+    victim = before[str(stage.victim)]
+    # The checkpoint, which is not there yet, will tell the images that its victim was trained on.
+    images = [] if "data" in options else ["--data", json.dumps(victim.data)]
+    parsed = _parsed(command_line(stage), [*images, *option_words(options)])
+    parsed.resolved = _plain(parsed)
+    # Builds the attack, the selection and the datamodule, none of which reads a file: they check their own values.
+    try:
+        parsed.config_init = parsed.parser.instantiate(parsed.config)
+    except (ValueError, TypeError) as error:
+        raise ValueError(explain(str(error), [])) from error
+    parsed.victim_options = VictimOptions(**parsed.resolved["victim"])
+    outcome = {
+        "job": stage.job if stage.study is None else f"{stage.job} {stage.study}",
+        "settings": parsed.outcome_settings(),
+        "victim": victim.hash,
+        "tuned": None if stage.tuned is None else before[stage.tuned].hash,
+    }
+    return Resolved(parsed.resolved, settings_hash(outcome), parsed.resolved["data"], name)
+
+
+def _parsed(command: Any, words: list[str]) -> Any:
+    """Parse words by a command line that builds nothing and opens no checkpoint.
+
+    Raises:
+        ValueError: an option, a file or a value is wrong.
+    """
+
+    class Parsed(command):
+        def parse_arguments(self, parser: ZerothParser, args: Any) -> None:
+            parser.exit_on_error = False
+            try:
+                self.config = parser.parse_args(args)
+            except ArgumentError as error:
+                raise ValueError(parser.explained(str(error))) from error
+
+        def _set_seed(self) -> None:
+            """Nothing: planning draws nothing."""
+
+        def before_instantiate_classes(self) -> None:
+            """Nothing: there is no folder yet."""
+
+        def instantiate_classes(self) -> None:
+            """Nothing."""
+
+    return Parsed(words)
+
+
+def _plain(parsed: Any) -> dict[str, Any]:
+    """The configuration as config.yaml will have it."""
+    parsed._dump_config()
+    return {key: value for key, value in parsed.config_dump.items() if key != "config"}
+
+
+def build_data(data: Mapping[str, Any]) -> Any:
+    """Build a datamodule from its class_path and init_args; it reads nothing yet."""
+    parser = LightningArgumentParser()
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    return parser.instantiate(parser.parse_object({"data": deepcopy(data)})).data  # it writes into what it is given

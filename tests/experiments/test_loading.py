@@ -1,0 +1,116 @@
+"""Experiment files: what a variable becomes, what defaults do, and what a wrong file is told."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments.experiment import Experiment
+from experiments.loading import load_experiment
+from tests.experiments.tiny import tiny, written
+
+
+def loaded(tmp_path: Path, **changes) -> Experiment:
+    return load_experiment(written(tmp_path, **changes), "digits")
+
+
+def test_a_variable_alone_keeps_its_type_and_in_text_is_written_out(tmp_path):
+    stages = tiny()["stages"]
+    stages["zo"]["options"] |= {"attack.epsilon": "{radius}", "run_note": "at {radius} of {images}", "data": None}
+    rows = [{"method": "ZO-NGD at {radius}", "stage": "zo", "note": "{images} images"}]
+    experiment = loaded(tmp_path, stages=stages, rows=rows, pictures={})
+    options = experiment.stages["zo"].options
+    assert options["attack.epsilon"] == 0.25 and isinstance(options["attack.epsilon"], float)
+    assert options["images.count"] == 12 and isinstance(options["images.count"], int)
+    assert options["run_note"] == "at 0.25 of 12"
+    assert (experiment.rows[0].method, experiment.rows[0].note) == ("ZO-NGD at 0.25", "12 images")
+    assert experiment.scales["digits"]["radius"] == 0.25  # the variables themselves stay
+
+
+def test_the_options_of_a_stage_win_over_the_defaults_of_its_job(tmp_path):
+    stages = loaded(tmp_path).stages
+    assert stages["zo"].options["budget"] == 60 and stages["nes"].options["budget"] == 40
+    assert "budget" not in stages["victim"].options
+    assert list(stages) == ["victim", "zo", "nes", "sure"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bogus": 3}, "unknown key bogus (Experiment takes title, paper,"),
+        ({"titel": "x", "title": None}, "unknown key titel, did you mean title?"),
+        ({"kind": "atack"}, "kind: expected one of 'attack', 'certificate', 'study', got atack"),
+        ({"stages": 3}, "stages must map names to Stages, got 3"),
+        ({"scales": {"digit": {}}}, "scales: 'digit' is no scale: it must be one of digits, mnist, paper"),
+        ({"scales": {"mnist": {}}}, "scales has no 'digits': give --scale mnist"),
+        (
+            {"text": "all {image}"},
+            "text: 'all {image}' names the unknown variable 'image'; scale digits has images",
+        ),
+        ({"dataset": {"mnist": "MNIST"}}, "dataset does not say which dataset scale digits is on"),
+        ({"defaults": {"atack": {}}}, "defaults: 'atack' is no job: it must be one of train, tune, attack,"),
+        ({"rows": [{"method": "a", "stage": "sure"}]}, "rows[0].stage: 'sure' is no attack stage; those are: zo, nes"),
+        ({"rows": [{"method": "a", "stag": "zo"}]}, "unknown key rows[0].stag, did you mean stage?"),
+        ({"rows": [{"method": "a"}]}, "rows[0].stage is missing: Row needs it"),
+        ({"rows": [{"method": 3, "stage": "zo"}]}, "rows[0].method: expected str, got 3"),
+        ({"rows": [{"method": m, "stage": "zo"} for m in "ab"]}, "rows[1].stage: 'zo' has a row already"),
+        ({"pictures": {"p": {"kind": "success", "rows": ["b"]}}}, "pictures.p.rows: no row has the method 'b'"),
+        ({"pictures": {"p": {"kind": "success_vs"}}}, "pictures.p.over: kinds success_vs and queries_vs, and no other"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_a_wrong_file_is_told_the_field_the_value_and_the_remedy(tmp_path, change, message):
+    path = written(tmp_path, **change)
+    with pytest.raises(ValueError) as told:
+        load_experiment(path, "digits")
+    assert str(told.value).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("zo", {"jobs": "x"}, "unknown key stages.zo.jobs, did you mean job? (Stage takes job, options, victim,"),
+        (
+            "zo",
+            {"job": "atack"},
+            "stages.zo.job: expected one of 'train', 'tune', 'attack', 'certify', 'study', ",
+        ),
+        ("zo", {"victim": "nes"}, "stages.zo.victim: 'nes' is no train stage before this one; those are: victim"),
+        ("zo", {"victim": None}, "stages.zo.victim must name a train stage"),
+        ("victim", {"victim": "zo"}, "stages.victim.victim 'zo' has no use here"),
+        ("zo", {"tuned": "sure"}, "stages.zo.tuned: 'sure' is no tune stage before this one; those are: none"),
+        ("zo", {"study": "damping"}, "stages.zo.study: a stage of job study, and no other, names a module, got 'damp"),
+        ("zo", {"options": {"run.name": "x"}}, "stages.zo: option run.name is for reproduce.py to give, not for the"),
+        ("all", {"job": "train"}, "stages.all: a stage is named by letters, digits, '_', '-' and '.', and not 'all'"),
+        ("a/b", {"job": "train"}, "stages.a/b: a stage is named by letters"),
+    ],
+)
+def test_a_wrong_stage_is_told(tmp_path, name, change, message):
+    stages = tiny()["stages"]
+    stages[name] = stages.get(name, {}) | change
+    path = written(tmp_path, stages=stages)
+    with pytest.raises(ValueError) as told:
+        load_experiment(path, "digits")
+    assert str(told.value).startswith(f"{path}: {message}")
+
+
+def test_a_tuned_stage_takes_no_attack_of_its_own(tmp_path):
+    stages = tiny()["stages"]
+    tune = {"tune": {"job": "tune", "victim": "victim", "options": {"attack": "NESPGD"}}}
+    stages = {"victim": stages["victim"], **tune, **stages}
+    stages["zo"] |= {"tuned": "tune"}
+    with pytest.raises(ValueError, match=r"stages.zo: its attack is the one that tune tunes: leave out the option"):
+        loaded(tmp_path, stages=stages)
+    del stages["zo"]["options"]["attack"]
+    assert loaded(tmp_path, stages=stages).stages["zo"].tuned == "tune"
+
+
+def test_a_missing_file_and_one_that_is_no_yaml_are_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no\.yaml does not exist: give a file of configs/experiment"):
+        load_experiment(tmp_path / "no.yaml", "digits")
+    (tmp_path / "bad.yaml").write_text("stages: {a")
+    with pytest.raises(ValueError, match=r"bad\.yaml is no YAML: "):
+        load_experiment(tmp_path / "bad.yaml", "digits")
+    (tmp_path / "list.yaml").write_text(yaml.safe_dump([1]))
+    with pytest.raises(ValueError, match=r"list\.yaml: an experiment is a mapping with the keys title, paper, .*, got"):
+        load_experiment(tmp_path / "list.yaml", "digits")
