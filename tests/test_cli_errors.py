@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from cli import AttackCLI, CertifyCLI, TrainCLI
+from cli import AttackCLI, CertifyCLI, TrainCLI, plain_messages
 from cli.parser import spelled
 from datamodules import Digits
 from tests.runs import QUIET, digits_checkpoint, run
@@ -202,3 +203,10 @@ def test_a_training_folder_of_another_run_is_refused(last_line, tmp_path):
     words = ["--run.root", folder.parents[1], "--run.name", folder.name, "--trainer.max_epochs", "4"]
     with pytest.raises(ValueError, match=r"was made with trainer.max_epochs = 3, this run has 4: .*--run.name"):
         TrainCLI(list(map(str, [*words, *QUIET])))
+
+
+def test_a_training_that_is_terminated_does_not_end_as_if_it_were_done(capsys):
+    with pytest.raises(SystemExit) as end, plain_messages():
+        raise SIGTERMException  # what Lightning ends a fit with; its own exit code is 0
+    assert end.value.code == 143
+    assert capsys.readouterr().err.endswith(": error: stopped; the same command goes on from here\n")
