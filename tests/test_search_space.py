@@ -28,11 +28,14 @@ def test_a_shipped_space_fits_the_attack_of_its_stem(path, tmp_path):
 
 
 def test_shared_parameters_have_shared_ranges():
-    written = [yaml.safe_load(path.read_text()) for path in SPACES]
-    for name in {name for space in written for name in space}:
-        assert len({json.dumps(space[name]) for space in written if name in space}) == 1, name
-    nes, rge, ngd = written
-    assert [path.stem for path in SPACES] == ["nes_pgd", "rge_sign", "zo_ngd"]
+    written = {path.stem: yaml.safe_load(path.read_text()) for path in SPACES}
+    assert list(written) == ["nes_pgd", "rge_sign", "zo_ngd", "zo_ngd_paper"]
+    # A natural step's learning rate is another quantity than a sign step's, which is a length in pixels.
+    assert written["zo_ngd_paper"].keys() == written["zo_ngd"].keys()
+    del written["zo_ngd_paper"]["learning_rate"]
+    for name in {name for space in written.values() for name in space}:
+        assert len({json.dumps(space[name]) for space in written.values() if name in space}) == 1, name
+    nes, rge, ngd = (written[stem] for stem in ("nes_pgd", "rge_sign", "zo_ngd"))
     assert rge.keys() == ngd.keys() - {"damping"} and {"samples", "learning_rate", "cells"} <= nes.keys()
     # mu = sigma sqrt(D): the same probes in images of 28 x 28.
     assert [nes["sigma"][end] * 28 for end in ("low", "high")] == pytest.approx([ngd["mu"]["low"], ngd["mu"]["high"]])
@@ -40,7 +43,7 @@ def test_shared_parameters_have_shared_ranges():
 
 def test_each_attack_has_a_space_by_its_file_or_its_module():
     classes = [getattr(zeroth.attacks, name) for name in zeroth.attacks.__all__ if not name.startswith("Attack")]
-    assert {find_space(attack, None).stem for attack in (ZONGD, NESPGD, RGESign)} == {path.stem for path in SPACES}
+    assert {find_space(attack, None).stem for attack in (ZONGD, NESPGD, RGESign)} == {"zo_ngd", "nes_pgd", "rge_sign"}
     assert all(find_space(attack, None) in SPACES for attack in classes)
     assert find_space(RGESign, "nes_pgd").stem == "nes_pgd" and find_space(RGESign, "no_such").stem == "rge_sign"
     with pytest.raises(FileNotFoundError, match=r"write configs/tune/victims\.yaml, or give a file by --space"):
@@ -114,7 +117,7 @@ FAULTS = {
     "shard": ([*NGD, "--shard", "1/2"], "each trial needs all images: leave out --shard"),
     "too many images": ([*NGD, "--images.count", "1201"], "leaves 1200 images of the 1200 in split 'train'"),
     "natural step": (
-        ["--attack", "configs/attack/zo_ngd_paper.yaml"],
+        ["--attack", "configs/attack/zo_ngd_paper.yaml", "--space", "configs/tune/zo_ngd.yaml"],
         "attack.learning_rate 0.003 lies outside {'low': 0.02, 'high': 0.8, 'log': True} of",
     ),
     "queries of a minimum-norm attack": (
