@@ -13,6 +13,9 @@ import torch
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "statsmodels", "optuna", "zeroth")
 CPUINFO = Path("/proc/cpuinfo")
+# Files that make a difference although git does not track them yet, anywhere in the tree of the sources. Others, such
+# as runs, data and notes, do not.
+SOURCES = (":(top)*.py", ":(top)configs/*.yaml")
 GIT_PATIENCE = 10  # seconds; a run must not wait for a disk that does not answer
 # What two starts must share to count as one: the command and the date say nothing about where a number comes from.
 SAME = ("commit", "hardware", "versions", "python")
@@ -43,7 +46,9 @@ def add_start(starts: list[dict[str, Any]], start: dict[str, Any]) -> list[dict[
 
 
 def commit_of(folder: Path) -> str | None:
-    """Return the git commit (hex) of a folder of sources, with "+changes" where tracked files of its tree differ.
+    """Return the git commit (hex) of a folder of sources, with "+changes" where its tree differs.
+
+    A tree differs by files that git tracks, and by sources that it does not track or ignore.
 
     None outside a repository, without git, and for a folder of which the repository around it tracks nothing: an
     installed copy may lie inside the repository of somebody else's project.
@@ -51,7 +56,11 @@ def commit_of(folder: Path) -> str | None:
     if not _git(folder, "ls-files", "."):
         return None
     # No tag can match, so the answer is the whole hash: one call tells the commit and whether the tree is clean.
-    return _git(folder, "describe", "--always", "--abbrev=64", "--exclude=*", "--dirty=+changes")
+    commit = _git(folder, "describe", "--always", "--abbrev=64", "--exclude=*", "--dirty=+changes")
+    if commit and not commit.endswith("+changes"):
+        untracked = _git(folder, "status", "--porcelain", "--untracked-files=all", "--", *SOURCES)
+        commit += "+changes" if untracked else ""
+    return commit
 
 
 def describe_hardware() -> dict[str, Any]:

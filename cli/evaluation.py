@@ -6,13 +6,11 @@ import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from datetime import timedelta
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
-from filelock import FileLock
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.plugins.environments import LightningEnvironment
@@ -27,6 +25,7 @@ from callbacks.record_writer import RecordWriter
 from callbacks.selection import EvaluationData, Selection
 from cli.folders import JobType, RunOptions, name_in_sweep, refuse_other_settings, result_settings, save_config
 from cli.parser import PARSER, ZerothParser
+from cli.processes import EndWhenTerminated, locked, tie_ranks
 from cli.victims import VictimOptions, build_victim, load_checkpoint
 from lightning_modules.classifier import check_fit
 from zeroth.records.schema import Kind, RecordHeader, file_sha256
@@ -50,6 +49,7 @@ class EvaluationCLI(LightningCLI, ABC):
         job: the folder of its runs.
         examples: head of --help.
         batch_size: default of the option.
+        batch_help: what else its help says.
         outcome_keys: options of the job that decide the rows.
         growing: those of them that may change when a run goes on.
     """
@@ -57,6 +57,7 @@ class EvaluationCLI(LightningCLI, ABC):
     job: ClassVar[JobType]
     examples: ClassVar[str]
     batch_size: ClassVar[int]
+    batch_help: ClassVar[str]
     outcome_keys: ClassVar[tuple[str, ...]]
     growing: ClassVar[tuple[str, ...]] = ()
 
@@ -112,16 +113,13 @@ class EvaluationCLI(LightningCLI, ABC):
             "--batch_size",
             type=int,
             default=self.batch_size,
-            help="images worked on together; a kill loses at most one batch",
+            help=f"images worked on together; {self.batch_help}",
         )
         parser.add_argument(
             "--max_batch",
             type=int | None,
             default=None,
             help="most images the victim is asked at once; default 128 on CPU, 4,096 on a GPU",
-        )
-        parser.add_argument(
-            "--shard", type=str | None, default=None, help="k/n: only part k of n; jobs of one folder are merged"
         )
         parser.add_argument(
             "--seed", type=int, default=0, help="with an image's dataset index it fixes all random draws of the image"
@@ -155,7 +153,7 @@ class EvaluationCLI(LightningCLI, ABC):
         self.data = EvaluationData(
             self.config_init.data,
             self.config_init.images,
-            shard=self.config_init.shard,
+            shard=self.config_init.get("shard"),
             batch_size=self.config_init.batch_size,
         )
         victim = build_victim(self.victim_options, self.config.seed) if self.module is None else self.module
@@ -171,6 +169,7 @@ class EvaluationCLI(LightningCLI, ABC):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the job's callbacks and the loggers."""
+        tie_ranks()
         config = dict(self.config_init.trainer)
         given = config.pop("callbacks") or []
         if config.get("logger") in (None, True):
@@ -183,7 +182,7 @@ class EvaluationCLI(LightningCLI, ABC):
         config |= {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
         config |= {"inference_mode": False, "use_distributed_sampler": False, "default_root_dir": self.folder}
         given = given if isinstance(given, list) else [given]
-        return Trainer(**config, callbacks=[*given, *self.own_callbacks()], **kwargs)
+        return Trainer(**config, callbacks=[*given, *self.own_callbacks(), EndWhenTerminated()], **kwargs)
 
     def victim_name(self) -> str:
         """Name the victim by its training run, its file or its class."""
@@ -233,6 +232,15 @@ class EvaluationCLI(LightningCLI, ABC):
 class RecordsCLI(EvaluationCLI):
     """An evaluation that keeps one row an image and reports on them, resumed where a killed start stopped."""
 
+    batch_help = "a kill loses at most one batch"
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """As for every evaluation; rows can be made in parts."""
+        super().add_default_arguments_to_parser(parser)
+        parser.add_argument(
+            "--shard", type=str | None, default=None, help="k/n: only part k of n; jobs of one folder are merged"
+        )
+
     def own_callbacks(self) -> list[Callback]:
         """The record writer and the progress line."""
         self.writer = self.build_writer()
@@ -258,8 +266,8 @@ class RecordsCLI(EvaluationCLI):
         self.trainer.strategy.barrier("records are written")
         if not leader:
             return
-        # Of shards that end together, the one that reports last must have read the rows of all.
-        with FileLock(self.folder / "report.lock") if self.config.shard is not None else nullcontext():
+        # Of processes that end together, shards or not, the one that reports last must have read the rows of all.
+        with locked(self.folder / "report.lock"):
             if self.report()["complete"]:
                 self.writer.clean()
 

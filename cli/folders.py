@@ -11,7 +11,7 @@ import yaml
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from callbacks.lineage import settings_hash
-from zeroth.records.json_io import plain, replacing
+from zeroth.records.json_io import difference, plain, replacing
 
 JobType = Literal["train-victim", "attack", "certify", "tune", "study"]
 
@@ -20,6 +20,13 @@ HARDWARE = (
     "accelerator", "devices", "num_nodes", "strategy", "enable_progress_bar", "enable_model_summary", "logger",
     "log_every_n_steps", "default_root_dir", "profiler", "detect_anomaly", "benchmark",
 )  # fmt: skip
+# But a training on N devices makes steps of N batches, and its victim is another one. Only values away from these
+# count: a training on one device has the hash that it has always had.
+ONE_DEVICE: dict[str, tuple[Any, ...]] = {
+    "devices": ("auto", 1, "1"),
+    "num_nodes": (1,),
+    "strategy": ("auto",),
+}
 DATA_PLACE = ("root", "num_workers", "download")
 # What ``wandb agent`` sets for the runs that it starts.
 SWEEP = "WANDB_SWEEP_ID"
@@ -90,24 +97,21 @@ def name_in_sweep(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def result_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a resolved configuration that decides what comes out: without the run's name, place and hardware."""
+    """The part of a resolved configuration that decides what comes out: without the run's name, place and hardware.
+
+    The trainer's part is there for trainings alone: the rows of an evaluation do not depend on it.
+    """
     settings = {key: value for key, value in config.items() if key not in ("run", "config", "shard", "trainer")}
     if isinstance(trainer := config.get("trainer"), Mapping):
-        settings["trainer"] = {key: value for key, value in trainer.items() if key not in HARDWARE}
+        settings["trainer"] = {
+            key: value
+            for key, value in trainer.items()
+            if key not in HARDWARE or (key in ONE_DEVICE and value not in ONE_DEVICE[key])
+        }
     if isinstance(data := settings.get("data"), Mapping) and isinstance(data.get("init_args"), Mapping):
         arguments = {key: value for key, value in data["init_args"].items() if key not in DATA_PLACE}
         settings["data"] = {**data, "init_args": arguments}
     return settings
-
-
-def difference(was: Any, now: Any, field: str = "") -> tuple[str, Any, Any] | None:
-    """Find the first field, by its dotted name, in which two settings differ: (field, old value, new value)."""
-    if isinstance(was, Mapping) and isinstance(now, Mapping):
-        for key in sorted({*was, *now}):
-            if found := difference(was.get(key), now.get(key), f"{field}.{key}" if field else str(key)):
-                return found
-        return None
-    return None if was == now else (field, was, now)
 
 
 def refuse_other_settings(folder: Path, settings: Mapping[str, Any], growing: Sequence[str] = ()) -> None:

@@ -17,6 +17,7 @@ import zeroth.networks  # noqa: F401  its class names become known to the parser
 from callbacks.lineage import Lineage
 from cli.folders import JobType, RunOptions, name_in_sweep, refuse_other_settings, result_settings, save_config
 from cli.parser import PARSER, ZerothParser
+from cli.processes import tie_ranks
 
 JOB: JobType = "train-victim"
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "victim" / "digits.yaml"
@@ -74,6 +75,7 @@ class TrainCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the callbacks and loggers that every run has, unless the config brings its own."""
+        tie_ranks()
         configured = self._get(self.config_init, "trainer")
         given: list[Callback] = configured.get("callbacks") or []
         given = given if isinstance(given, list) else [given]

@@ -61,6 +61,7 @@ class TuneCLI(EvaluationCLI):
     job = "tune"
     examples = EXAMPLES
     batch_size = 100
+    batch_help = "a kill loses at most one trial"
     outcome_keys = ("attack", "budget", "targeted", "trials")
     growing = ("trials",)
     task: AttackTask
@@ -169,8 +170,8 @@ class TuneCLI(EvaluationCLI):
             ValueError: options that would deal out the images to several processes.
         """
         trainer = super().instantiate_trainer(**kwargs)
-        if self.config.shard is not None or trainer.world_size > 1:
-            raise ValueError("each trial needs all images: leave out --shard, and use --trainer.devices 1")
+        if trainer.world_size > 1:
+            raise ValueError("each trial needs all images: use --trainer.devices 1")
         return trainer
 
     def own_callbacks(self) -> list[Callback]:

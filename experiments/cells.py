@@ -2,22 +2,26 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
-from experiments.experiment import Experiment, Job, Row
-from experiments.plan import ROOT, Plan, PlannedStage
-from zeroth.records import attack_summary, certificate_summary, file_sha256, flatten, merge_records, plain, write_merged
-from zeroth.records.rows import SUFFIXES
+from zeroth.records import (
+    attack_summary,
+    certificate_summary,
+    config_hash,
+    flatten,
+    merge_records,
+    plain,
+    read_records,
+)
 
 # Raised when a field is added, removed or changes its meaning.
 CELL_VERSION = 1
 CellKind = Literal["attack", "certificate", "study"]
-KINDS: dict[Job, CellKind] = {"attack": "attack", "certify": "certificate", "study": "study"}
 # Settings that are told in fields of their own; the rest is the method's.
 _TOLD_ELSEWHERE = ("victim", "data", "images", "seed")
 # What each start of a run tells of the machine and the code.
@@ -122,65 +126,46 @@ def require_version(told: Mapping[str, Any], version: int) -> None:
         raise ValueError(f"schema_version {told['schema_version']}, this version reads {version}")
 
 
-def build_cell(experiment: Experiment, plan: Plan, row: Row, folder: Path) -> Cell:
-    """Copy what a run measured into a published folder, and describe it.
+@dataclass(frozen=True)
+class Origin:
+    """What a published record file itself tells of the run that it is of.
 
     Args:
-        experiment: whose row it is.
-        plan: where its runs lie.
-        row: the line.
-        folder: gets ``records/<stage>...`` and, for a tuned method, ``tuning/<stage>.json``.
-
-    Raises:
-        FileNotFoundError: the run has no rows yet.
-        ValueError: the run is not complete, or a field tells a path of this machine.
+        seed: seed of the run.
+        checkpoint_sha256: the victim's file.
+        config_hash: hash of the settings.
+        settings: all that decide the rows, by dotted key.
     """
-    planned = {stage.name: stage for stage in plan.stages}
-    stage, run = experiment.stages[row.stage], ROOT / planned[row.stage].folder
-    kind = KINDS[stage.job]
-    lineage = json.loads(_must(run / "lineage.json", row.stage).read_text(encoding="utf-8"))
-    if not lineage.get("starts"):
-        raise ValueError(f"{run / 'lineage.json'} tells of no start: delete the folder and run stage {row.stage} again")
-    first, *later = [{key: start[key] for key in START} for start in lineage["starts"]]
-    settings = flatten(lineage["settings"])
-    records = _copy_records(run, row.stage, kind, folder)
-    measured, queries, count = measure(records, kind, experiment.radii, settings)
-    wanted = lineage["settings"]["images"]
-    if kind != "study" and count < (asked := wanted["count"] or _report(run, row.stage)["images"]):
-        raise ValueError(
-            f"stage {row.stage} has {count} of {asked} rows in {run}: run it to its end, then publish the table"
-        )
-    path = stage.options.get(stage.job) if stage.tuned is None else experiment.stages[stage.tuned].options.get("attack")
-    sha256 = lineage["parents"][0]["sha256"]
-    cell = Cell(
-        schema_version=CELL_VERSION,
-        experiment=plan.experiment,
-        scale=plan.scale,
-        dataset=experiment.dataset[plan.scale],
-        subject=_subject(planned[str(stage.victim)], sha256),
-        method=row.method,
-        stage=row.stage,
-        kind=kind,
-        reported=row.reported,
-        source=row.source,
-        measured=measured,
-        seed=settings["seed"],
-        queries=queries,
-        images={**wanted, "count": count},
-        config={
-            "path": path,
-            "hash": lineage["config_hash"],
-            "settings": method_settings(settings),
-        },
-        norm=_report(run, row.stage)["norm"] if kind == "attack" else None,
-        tuning=None if stage.tuned is None else _copy_tuning(planned[stage.tuned], folder),
-        **first,
-        later_starts=later,
-        note=row.note,
-        records={"file": records.relative_to(folder).as_posix(), "sha256": file_sha256(records)},
-    )
-    _refuse_machine_paths(cell.to_dict(), row.stage)
-    return cell
+
+    seed: int
+    checkpoint_sha256: str | None
+    config_hash: str
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, records: Path, kind: CellKind) -> "Origin":
+        """Read it from the header of a record file, or from the study.json of a study.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: no such file of this version; the message names it.
+        """
+        if kind != "study":
+            header, _ = read_records(records)
+            return cls(header.seed, header.checkpoint_sha256, header.config_hash, header.config)
+        told = json.loads(records.read_text(encoding="utf-8"))
+        settings = flatten(told["settings"])
+        return cls(told["seed"], told["checkpoint_sha256"], config_hash(settings), settings)
+
+    @property
+    def images(self) -> dict[str, Any]:
+        """The selection of images: ``split``, ``count`` (None for all), ``start`` and ``stride``."""
+        return {key.removeprefix("images."): value for key, value in self.settings.items() if key.startswith("images.")}
+
+    @property
+    def method(self) -> dict[str, Any]:
+        """The settings that belong to the method."""
+        return {key: value for key, value in self.settings.items() if key.partition(".")[0] not in _TOLD_ELSEWHERE}
 
 
 def measure(
@@ -204,9 +189,53 @@ def measure(
     return plain(certificate_summary(rows, radii)), asked, len(rows)
 
 
-def method_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep what belongs to the method of the settings of a run, by dotted key."""
-    return {key: value for key, value in settings.items() if key.partition(".")[0] not in _TOLD_ELSEWHERE}
+def tuning_told(trials: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick what a cell says of its tuning from what trials.json says."""
+    told = {key: trials[key] for key in ("trials", "seed", "objective", "images")}
+    return {**told, "split": trials["selection"]["split"]}
+
+
+def tuned_settings(trials: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay out the attack that a tuned line must have run: the best trial's, with the options of the line's own stage.
+
+    Args:
+        trials: what trials.json says.
+        options: of the stage, e.g. ``{"attack.accept": "iterates"}``.
+
+    Returns:
+        the settings of the attack by the dotted keys of a cell; the class by its name alone.
+    """
+    own = {
+        key.removeprefix("attack.").removeprefix("init_args."): _number(value)
+        for key, value in options.items()
+        if key.startswith("attack.")
+    }
+    arguments = {**trials["given"], **trials["best"]["params"], **own}
+    return {"class_path": class_name(trials["attack"]), **flatten(arguments, "init_args.")}
+
+
+def attack_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick the attack from settings by dotted key, in the form of :func:`tuned_settings`."""
+    found = {key.removeprefix("attack."): value for key, value in settings.items() if key.startswith("attack.")}
+    return {**found, "class_path": class_name(found["class_path"])}
+
+
+def class_name(path: str) -> str:
+    """Return the last part of a class path: a class of the project may be named by that alone."""
+    return path.rpartition(".")[2]
+
+
+def unlike_victims(cells: Sequence[Cell]) -> list[str]:
+    """Say where cells of one table mean different victims by one name; a line a name."""
+    subjects: dict[str, set[tuple[Any, Any]]] = {}
+    for cell in cells:
+        told = cell.subject["checkpoint_sha256"], cell.subject["accuracy"]
+        subjects.setdefault(cell.subject["name"], set()).add(told)
+    return [
+        f"the victim {name} has {len(told)} checkpoints or accuracies: {sorted(told, key=str)}"
+        for name, told in subjects.items()
+        if len(told) > 1
+    ]
 
 
 def machine_paths(value: Any, field: str = "") -> Iterator[str]:
@@ -221,60 +250,9 @@ def machine_paths(value: Any, field: str = "") -> Iterator[str]:
         yield f"{field}: {value}"
 
 
-def _must(path: Path, stage: str) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(f"stage {stage} has no {path}: run it to its end, then publish the table")
-    return path
-
-
-def _report(run: Path, stage: str) -> dict[str, Any]:
-    return json.loads(_must(run / "report.json", stage).read_text(encoding="utf-8"))
-
-
-def _copy_records(run: Path, stage: str, kind: CellKind, folder: Path) -> Path:
-    if kind == "study":
-        return _copy(_must(run / "study.json", stage), folder / "records" / f"{stage}.json", stage)
-    path = folder / "records" / f"{stage}{SUFFIXES[kind]}"
+def _number(value: Any) -> Any:
+    """YAML reads 1e-3 as text, the command line as a number."""
     try:
-        write_merged(run, path, kind)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"stage {stage}: {error}; run it to its end, then publish the table") from error
-    return path
-
-
-def _copy_tuning(tune: PlannedStage, folder: Path) -> dict[str, Any]:
-    trials = _must(ROOT / tune.folder / "trials.json", tune.name)
-    copy = _copy(trials, folder / "tuning" / f"{tune.name}.json", tune.name)
-    told = json.loads(copy.read_text(encoding="utf-8"))
-    return {key: told[key] for key in ("trials", "seed", "objective", "images")} | {
-        "split": told["selection"]["split"],
-        "file": copy.relative_to(folder).as_posix(),
-        "sha256": file_sha256(copy),
-    }
-
-
-def _copy(file: Path, copy: Path, stage: str) -> Path:
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    copy.write_bytes(file.read_bytes())
-    _refuse_machine_paths(json.loads(copy.read_text(encoding="utf-8")), stage)
-    return copy
-
-
-def _refuse_machine_paths(told: Any, stage: str) -> None:
-    if found := next(machine_paths(told), None):
-        raise ValueError(
-            f"stage {stage} would publish a path of this machine, {found}: make it relative to the checkout"
-        )
-
-
-def _subject(victim: PlannedStage, sha256: str) -> dict[str, Any]:
-    """Name the victim by its config and look its accuracy up in the log of its last test, where there was one."""
-    accuracy = None
-    for log in sorted(
-        (ROOT / victim.folder).glob("csv/version_*/metrics.csv"), key=lambda path: int(path.parent.name[8:])
-    ):
-        table = pd.read_csv(log)
-        if "test_accuracy" in table and len(found := table["test_accuracy"].dropna()):
-            accuracy = float(found.iloc[-1])
-    name = victim.folder.name.removesuffix(f"-{victim.hash[:8]}")
-    return {"name": name, "accuracy": accuracy, "checkpoint_sha256": sha256}
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

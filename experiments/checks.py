@@ -1,27 +1,47 @@
 """Whether a published table is what its records say: each cell, page and picture against what it is made from."""
 
 import json
-import math
-from collections.abc import Mapping
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
-from experiments.cells import Cell, machine_paths, measure, method_settings
+from experiments.cells import (
+    Cell,
+    Origin,
+    attack_settings,
+    class_name,
+    machine_paths,
+    measure,
+    tuned_settings,
+    tuning_told,
+    unlike_victims,
+)
 from experiments.page import PAGE_FILE, Page, fill_blocks, read_page
 from experiments.pictures import drawn_from, source_hash
-from zeroth.records import file_sha256, header_path, read_records
+from experiments.wording import experiment_of, reworded
+from zeroth.records import difference, file_sha256
 
 # Other versions of NumPy and SciPy may differ in the last digits of an interval.
 PRECISION = 1e-9
+# Datamodules that hold whatever dataset lies in a folder.
+ANY_DATASET = ("ImageFolder",)
 
 
 def check_published(folder: Path) -> list[str]:
-    """Compare a published folder with its own records; returns a line a fault, the file first, none where all agree."""
+    """Compare a published folder with its own records, and with its experiment file where the checkout has it.
+
+    Returns:
+        a line a fault, the file first; none where all agree.
+    """
     try:
         page, cells = read_page(folder)
     except (ValueError, FileNotFoundError) as error:
         return [str(error)]
     faults = [fault for cell in cells for fault in _check_cell(folder, page, cell)]
+    faults += [f"{folder / PAGE_FILE}: {fault}" for fault in unlike_victims(cells)]
+    faults += _check_words(folder, page, cells)
     for name, text in (("table.md", page.table(cells)), ("README.md", page.readme(cells))):
         path = folder / name
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
@@ -30,11 +50,7 @@ def check_published(folder: Path) -> list[str]:
         path = folder / f"{stem}.png"
         if not path.is_file() or drawn_from(path) != source_hash(picture, cells):
             faults.append(f"{path} was not drawn from these records: python -m experiments.publish {folder}")
-    known = {folder / name for name in (PAGE_FILE, "table.md", "README.md", *(f"{stem}.png" for stem in page.pictures))}
-    for cell in cells:
-        records = folder / cell.records["file"]
-        known |= {folder / f"{cell.stage}.json", records, *([folder / cell.tuning["file"]] if cell.tuning else [])}
-        known |= {header_path(records)} if cell.kind == "certificate" else set()
+    known = {folder / path for path in page.files(cells)}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         if path not in known:
             faults.append(f"{path} belongs to no line of the table")
@@ -60,17 +76,28 @@ def check_readme(readme: Path, results: Path | None = None) -> list[str]:
     return [f"{readme}: a results block is not its table.md: python -m experiments.publish --readme {readme}"]
 
 
-def difference(one: Any, two: Any, field: str) -> str | None:
-    """Name the first field in which two nested values differ by more than rounding; None where they agree."""
-    if isinstance(one, Mapping) and isinstance(two, Mapping):
-        pairs = {f"{field}.{key}": (one.get(key), two.get(key)) for key in [*one, *(two.keys() - one.keys())]}
-    elif isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
-        pairs = {f"{field}[{place}]": pair for place, pair in enumerate(zip(one, two, strict=True))}
-    else:
-        numbers = all(isinstance(value, int | float) for value in (one, two))
-        same = math.isclose(one, two, rel_tol=PRECISION, abs_tol=PRECISION) if numbers else one == two
-        return None if same else field
-    return next((found for name, pair in pairs.items() if (found := difference(*pair, name))), None)
+def _check_words(folder: Path, page: Page, cells: Sequence[Cell]) -> list[str]:
+    """Compare what the table says with the experiment file, where the checkout has it."""
+    try:
+        if (experiment := experiment_of(page)) is None:
+            return []
+        new, said = reworded(page, cells, experiment)
+    except (ValueError, FileNotFoundError) as error:
+        return [f"{folder / PAGE_FILE}: {error}"]
+    remedy = f"is not what {page.file} says: python -m experiments.publish {folder}"
+    faults = []
+    if found := difference(new.to_dict(), page.to_dict()):
+        faults.append(f"{folder / PAGE_FILE}: {found[0]} {remedy}")
+    published = {cell.stage: cell for cell in cells}
+    for cell in said:
+        path, stage = folder / f"{cell.stage}.json", experiment.stages[cell.stage]
+        if found := difference(cell.to_dict(), published[cell.stage].to_dict()):
+            faults.append(f"{path}: {found[0]} {remedy}")
+        if cell.tuning and (trials := _json(folder / cell.tuning["file"])):
+            ran = attack_settings(cell.config["settings"])
+            if found := difference(tuned_settings(trials, stage.options), ran, "attack"):
+                faults.append(f"{path}: {found[0]} is not what {cell.tuning['file']} and {page.file} say")
+    return faults
 
 
 def _check_cell(folder: Path, page: Page, cell: Cell) -> list[str]:
@@ -84,30 +111,54 @@ def _check_cell(folder: Path, page: Page, cell: Cell) -> list[str]:
             faults.append(f"{file} is not the file that {path.name} was made from: its sha256 differs")
     records = folder / cell.records["file"]
     try:
-        measured, queries, count = measure(records, cell.kind, page.radii, cell.config["settings"])
-        expected: dict[str, Any] = {"measured": measured, "queries": queries, "images": {**cell.images, "count": count}}
-        if cell.kind != "study":
-            expected |= _told_by_header(records, cell)
-    except (ValueError, FileNotFoundError) as error:
+        origin = Origin.of(records, cell.kind)
+        measured, queries, count = measure(records, cell.kind, page.radii, origin.settings)
+        told = _told_by(origin, page, cell)
+        asked = origin.images["count"]
+    except (KeyError, ValueError, FileNotFoundError) as error:
         return [*faults, f"{records} cannot be read: {error}"]
+    if cell.kind != "study" and asked not in (None, count):
+        faults.append(f"{records} has {count} images, its header asks for {asked}")
+    expected = told | {"measured": measured, "queries": queries, "images": {**origin.images, "count": count}}
     for name, value in expected.items():
-        if found := difference(getattr(cell, name), value, name):
-            faults.append(f"{path}: {found} is not what {cell.records['file']} says")
+        if found := difference(getattr(cell, name), value, name, tolerance=PRECISION):
+            faults.append(f"{path}: {found[0]} is not what {cell.records['file']} says")
+    if cell.tuning is None or (trials := _json(folder / cell.tuning["file"])) is None:
+        return faults
+    if found := difference(cell.tuning, cell.tuning | tuning_told(trials), "tuning"):
+        faults.append(f"{path}: {found[0]} is not what {cell.tuning['file']} says")
     return faults
 
 
-def _told_by_header(records: Path, cell: Cell) -> dict[str, Any]:
-    """Fields of the cell as the header of its records has them."""
-    header, _ = read_records(records)
+def _told_by(origin: Origin, page: Page, cell: Cell) -> dict[str, Any]:
+    """Fields of a cell as its records and its page have them."""
     return {
-        "seed": header.seed,
-        "subject": {**cell.subject, "checkpoint_sha256": header.checkpoint_sha256},
-        "config": {**cell.config, "hash": header.config_hash, "settings": method_settings(header.config)},
+        "experiment": page.experiment,
+        "scale": page.scale,
+        "kind": page.kind,
+        "dataset": _dataset(origin, cell),
+        "seed": origin.seed,
+        "subject": {**cell.subject, "checkpoint_sha256": origin.checkpoint_sha256},
+        "config": {**cell.config, "hash": origin.config_hash, "settings": origin.method},
+        "norm": _norm(origin, cell) if cell.kind == "attack" else None,
     }
+
+
+def _dataset(origin: Origin, cell: Cell) -> str:
+    """The dataset by the class of the images, in the cell's spelling; the cell's own where a class is of no dataset."""
+    name = class_name(origin.settings["data.class_path"])
+    plain = [re.sub(r"\W", "", text).lower() for text in (name, cell.dataset)]
+    return cell.dataset if name in ANY_DATASET or plain[0] == plain[1] else name
+
+
+def _norm(origin: Origin, cell: Cell) -> str | None:
+    """The norm by the attack's class; the cell's own where the class is not to be found here."""
+    attack = locate(origin.settings["attack.class_path"])
+    return origin.settings.get("attack.init_args.norm") or getattr(attack, "norm", cell.norm)
 
 
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (OSError, ValueError):
         return None  # told of where it is read

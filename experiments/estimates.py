@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.experiment import Job
+from zeroth.records import flatten, plain
+
+# Settings that decide how many queries an attack spends on an image.
+SPENDING = ("attack", "budget", "targeted", "seed")
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,10 @@ class Estimate:
 def estimate(job: Job, config: Mapping[str, Any], *, rate: float | None, cell: Path) -> Estimate:
     """Estimate the cost of a stage.
 
-    An attack asks at most images x budget; where its cell has been published, its mean count is expected again. A
-    tuning asks at most trials x images x budget, a certification images x (n0 + n) exactly. Of a training, a study, or
-    a split that is taken whole, nothing is known before the data is read.
+    An attack asks at most images x budget, and never more than its cap; where it has been published with the same
+    settings, its mean count is expected again. (Those of a tuned attack are not known before it is tuned.) A tuning
+    asks at most trials x images x budget, a certification images x (n0 + n) exactly. Of a training, a study, or a split
+    that is taken whole, nothing is known before the data is read.
 
     Args:
         job: its program.
@@ -40,22 +45,26 @@ def estimate(job: Job, config: Mapping[str, Any], *, rate: float | None, cell: P
     count = (config.get("images") or {}).get("count")
     if count is None or job in ("train", "study"):
         return Estimate()
-    mean = _published_mean(cell) if job == "attack" else None
+    mean = _published_mean(cell, config) if job == "attack" else None
     if job == "certify":
         queries = count * (config["certify"]["n0"] + config["certify"]["n"])
-    elif mean is not None:
-        queries = round(count * mean)
     else:
         queries = count * config["budget"] * (config["trials"] if job == "tune" else 1)
         if (cap := config.get("total_queries")) is not None:
             queries = min(queries, cap)
+        if mean is not None:
+            queries = min(queries, round(count * mean))
     return Estimate(queries, queries / rate if rate else None, at_most=job != "certify" and mean is None)
 
 
-def _published_mean(cell: Path) -> float | None:
-    """Mean queries an image that a cell reports, None where it tells none."""
+def _published_mean(cell: Path, config: Mapping[str, Any]) -> float | None:
+    """Mean queries an image that a cell reports, None where it tells none or is of an attack with other settings."""
     try:
-        mean = json.loads(cell.read_text(encoding="utf-8"))["measured"]["queries"]["mean"]
+        told = json.loads(cell.read_text(encoding="utf-8"))
+        mean, settings = told["measured"]["queries"]["mean"], {**told["config"]["settings"], "seed": told["seed"]}
+        settings = {key: value for key, value in settings.items() if key.partition(".")[0] in SPENDING}
     except (OSError, ValueError, KeyError, TypeError):  # an estimate is no reason to stop
+        return None
+    if settings != plain(flatten({key: config[key] for key in SPENDING}), canonical=True):
         return None
     return float(mean) if isinstance(mean, int | float) else None

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cells import Cell, CellKind, read_cell, require_version
-from experiments.experiment import Picture
+from experiments.experiment import Picture, Scale
 from experiments.pictures import save_picture
 from experiments.tables import table_markdown
-from zeroth.records import replacing, write_json
+from zeroth.records import header_path, write_json, write_text
 
 PAGE_FILE = "experiment.json"
 # Raised when a field is added, removed or changes its meaning.
@@ -44,7 +44,7 @@ class Page:
 
     schema_version: int
     experiment: str
-    scale: str
+    scale: Scale
     file: str
     title: str
     paper: str
@@ -57,6 +57,17 @@ class Page:
     def to_dict(self) -> dict[str, Any]:
         """Return the page as plain values, in the order of the file."""
         return asdict(self)
+
+    def files(self, cells: Sequence[Cell]) -> set[Path]:
+        """All files of the published folder, relative to it."""
+        found = {
+            Path(name) for name in (PAGE_FILE, "table.md", "README.md", *(f"{stem}.png" for stem in self.pictures))
+        }
+        for cell in cells:
+            records = Path(cell.records["file"])
+            found |= {Path(f"{cell.stage}.json"), records, *([Path(cell.tuning["file"])] if cell.tuning else [])}
+            found |= {header_path(records)} if cell.kind == "certificate" else set()
+        return found
 
     def table(self, cells: Sequence[Cell]) -> str:
         """Text of table.md."""
@@ -129,12 +140,6 @@ def render(folder: Path) -> None:
         save_picture(picture, cells, folder, stem)
     write_text(folder / "table.md", page.table(cells))
     write_text(folder / "README.md", page.readme(cells))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file as a whole at once."""
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
 
 
 def fill_blocks(text: str, results: Path) -> str:

@@ -129,7 +129,7 @@ def make_plan(
         devices: devices of each attack and certification, by Lightning's DDP; None leaves one.
 
     Raises:
-        ValueError: a stage's options are wrong; shards or devices below 1.
+        ValueError: a stage's options are wrong; tunings of unequal effort; shards or devices below 1.
     """
     for name, value in (("shards", shards), ("devices", devices)):
         if value is not None and value < 1:
@@ -144,6 +144,8 @@ def make_plan(
         divisible = stage.job in DIVISIBLE and resolved.config.get("total_queries") is None
         if divisible and devices is not None:
             command += ["--trainer.devices", str(devices)]
+        if stage.job == "train" and resolved.config["trainer"]["devices"] == "auto":
+            command += ["--trainer.devices", "1"]  # all of a host's would train another victim
         parts = [f"{k}of{shards}" for k in range(1, shards + 1)] if divisible and shards > 1 else []
         cell = results / table / scale / f"{name}.json"
         cost = estimate(stage.job, resolved.config, rate=experiment.rate.get(scale), cell=cell)

@@ -21,6 +21,10 @@ from cli.parser import ZerothParser
 from cli.training import default_name
 from cli.victims import VictimOptions
 from experiments.experiment import Experiment, Stage
+from zeroth.records import difference
+
+# What all tunings of an experiment share: a method that is tried more often, or on more images, looks the better one.
+EFFORT = ("trials", "images", "budget", "seed", "objective")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ def resolve(experiment: Experiment) -> dict[str, Resolved]:
     """Resolve all stages, in their order.
 
     Raises:
-        ValueError: a program does not take an option or its value; names the stage, the option and the remedy.
+        ValueError: a program does not take an option or its value, or two tunings get unequal effort; names the
+            stages, the option and the remedy.
     """
     found: dict[str, Resolved] = {}
     for name, stage in experiment.stages.items():
@@ -57,7 +62,30 @@ def resolve(experiment: Experiment) -> dict[str, Resolved]:
                 found[name] = _resolve_evaluation(name, stage, experiment, found)
         except (ValueError, TypeError, FileNotFoundError) as error:
             raise ValueError(f"stage {name}: {error}") from error
+    check_equal_effort({name: found[name].config for name, stage in experiment.stages.items() if stage.job == "tune"})
     return found
+
+
+def check_equal_effort(tunings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that all tunings get the same effort.
+
+    Args:
+        tunings: name of a tune stage -> its whole configuration.
+
+    Raises:
+        ValueError: they do not; names the field and two stages with their values.
+    """
+    for key in EFFORT:
+        # An objective that is not given follows from the attack.
+        given = {name: config[key] for name, config in tunings.items() if key != "objective" or config[key] is not None}
+        (first, value), *others = given.items() or [("", None)]
+        for name, other in others:
+            if unequal := difference(value, other, key):
+                field, one, two = unequal
+                raise ValueError(
+                    f"stages {first} and {name} differ in {field}, {one!r} and {two!r}: all tunings of an experiment "
+                    "get equal effort, so give both the same value, under defaults.tune say"
+                )
 
 
 def option_words(options: Mapping[str, Any]) -> list[str]:

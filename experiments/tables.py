@@ -9,6 +9,7 @@ from experiments.cells import Cell, CellKind
 from zeroth.records import certificate_frame, markdown_table
 from zeroth.records.tables import NO_VALUE, mean_text, number_text, rate_text
 
+WON = "won / attacked"
 SUCCESS, FIRST, SPENT = "success % [95 % CI]", "queries to success [95 % CI]", "queries spent [95 % CI]"
 NORMS = {"l0": "l_0", "l1": "l_1", "l2": "l_2", "linf": "l_inf"}
 
@@ -22,7 +23,7 @@ def table_markdown(kind: CellKind, paper: str, cells: Sequence[Cell]) -> str:
         cells: its lines, in order.
     """
     if kind == "study":
-        bootstrap = "95 % intervals: percentile bootstrap over the images"
+        bootstrap = "95 % intervals: bootstrap over the images"
         frame, caption = None, [_images(cells), _victims(cells), bootstrap]
     elif kind == "attack":
         frame, caption = attack_table(cells), _attack_caption(cells)
@@ -44,7 +45,7 @@ def attack_table(cells: Sequence[Cell]) -> pd.DataFrame:
         rows.append(
             {
                 "method": cell.method,
-                "n": str(told["n_attacked"]),
+                WON: f"{told['n_success']:,} / {told['n_attacked']:,}",
                 SUCCESS: rate_text(told["success_rate"]),
                 FIRST: mean_text(told["queries_to_success"]),
                 SPENT: mean_text(told["queries"]),
@@ -90,10 +91,11 @@ def _attack_caption(cells: Sequence[Cell]) -> list[str]:
     budget = f"{_numbers(cell.setting('budget') for cell in cells)} queries an image"
     balls = _numbers(cell.config["settings"].get("attack.init_args.epsilon") for cell in cells)
     sentences = [
-        f"{_images(cells)}{'; n of them, which the victim gets right, were attacked' if wrong else ''}",
+        f"{_images(cells)}{', attacked where the victim gets them right' if wrong else ''}",
         _victims(cells),
         f"Epsilon {balls} in {norms}, budget {budget}" if balls else f"Budget {budget}",
-        "95 % intervals: Wilson's of rates, Student's t of means; queries spent count failures too",
+        "Queries to success are means over the images won, queries spent over all attacked",
+        "95 % intervals: Wilson's of rates, Student's t of means",
     ]
     return [*sentences, tuned] if (tuned := tuning_text(cells)) else sentences
 

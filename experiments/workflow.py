@@ -7,23 +7,28 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, get_args
 
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from callbacks.provenance import commit_of
 from callbacks.selection import Selection
 from cli.parser import PARSER, ZerothParser
+from cli.processes import die_with_parent, locked
 from experiments.experiment import Scale
 from experiments.loading import load_experiment
 from experiments.plan import ROOT, Plan, PlannedStage, make_plan, rooted
 from experiments.resolving import build_data
-from experiments.stage import die_with_parent
 from zeroth.records import rich_table, terminal
 
+# Seconds that stopped stages get to end by themselves.
+GRACE = 10
 EXAMPLES = """\
 Make a table of a paper. Stages that are done are not run again; a killed start goes on when the same command is given
 again. Words after -- go to Snakemake, which runs the stages.
@@ -66,12 +71,17 @@ def reproduce(words: Sequence[str] | None = None) -> None:
     show_plan(plan)
     if options.dry_run:
         return
+    left = [stage for stage in plan.stages if not stage.done]
+    if left and sys.platform == "win32":
+        raise ValueError("stages are run on Linux and macOS alone: use WSL on Windows, where only --dry-run works")
+    threads = threads_of(options.jobs, given[cut + 1 :])
     check_data(plan)
     plan.place.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(plan.place.with_suffix(".lock"), timeout=0):
-            if not all(stage.done for stage in plan.stages):
-                run_stages(plan, jobs=options.jobs, gpus=options.devices or 0, words=given[cut + 1 :])
+        with locked(plan.place.with_suffix(".lock"), timeout=0):
+            if left:
+                gpus = options.devices or 0
+                run_stages(plan, jobs=options.jobs, threads=threads, gpus=gpus, words=given[cut + 1 :])
             # Not before: it loads what no stage needs.
             from experiments.publish import publish
 
@@ -110,20 +120,40 @@ def check_data(plan: Plan) -> None:
                 raise ValueError(f"stage {stage.name}: {error}") from error
 
 
-def run_stages(plan: Plan, *, jobs: int, gpus: int, words: Sequence[str] = ()) -> None:
+def threads_of(jobs: int, words: Sequence[str]) -> int:
+    """Processors of each command: OMP_NUM_THREADS, else its share of this host's, or one on the hosts of a cluster.
+
+    Args:
+        jobs: commands that run at once.
+        words: the words for Snakemake.
+
+    Raises:
+        ValueError: OMP_NUM_THREADS is no number.
+    """
+    if given := os.environ.get("OMP_NUM_THREADS"):
+        first = given.partition(",")[0].strip()  # OpenMP takes a list, a number a level of nesting
+        if not first.isdecimal() or int(first) < 1:
+            raise ValueError(f"OMP_NUM_THREADS must be a number of threads from 1 on, got {given!r}")
+        return int(first)
+    if any(word.partition("=")[0] in ("--executor", "-e") for word in words):
+        return 1  # the host that submits says nothing about those that work
+    return max(1, (os.cpu_count() or 1) // jobs)
+
+
+def run_stages(plan: Plan, *, jobs: int, threads: int = 1, gpus: int = 0, words: Sequence[str] = ()) -> None:
     """Run what is left of a plan by Snakemake.
 
     Args:
         plan: the plan.
-        jobs: commands that run at once; each has its share of the processors.
-        gpus: GPUs that a command asks of a cluster.
+        jobs: commands that run at once.
+        threads: processors of each command.
+        gpus: GPUs that a command asks of a cluster, if it has a use for as many.
         words: further words for Snakemake.
 
     Raises:
         SystemExit: a command failed, or the run was stopped.
     """
     place = plan.write()
-    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // jobs))
     engine = [sys.executable, "-m", "snakemake", "--config", f"plan={place}", f"threads={threads}", f"gpu={gpus}"]
     # Its own files go beside the plan. No lock of its own: a killed start would leave it behind.
     engine += ["--snakefile", str(ROOT / "experiments" / "Snakefile"), "--directory", str(place.parent), "--nolock"]
@@ -132,10 +162,14 @@ def run_stages(plan: Plan, *, jobs: int, gpus: int, words: Sequence[str] = ()) -
     # Stages speak for themselves; whoever gives Snakemake words of their own, for a cluster say, hears what it answers.
     engine += ["--quiet", *(("rules", "host") if words else ("all",)), "--scheduler", "greedy", *words]
     # A session of its own: Ctrl-C comes to this process alone, which passes it on once to the engine and the stages.
-    process = subprocess.Popen(engine, start_new_session=True, preexec_fn=die_with_parent)
-    stopped = []
+    process = subprocess.Popen(engine, start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid()))
+    stopped: list[int] = []
+    # All stages go on after a kill, so one that does not listen is killed.
+    last_word = threading.Timer(GRACE, os.killpg, (process.pid, signal.SIGKILL))
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if not stopped:
+            last_word.start()
         stopped.append(number)
         os.killpg(process.pid, number)
 
@@ -143,6 +177,7 @@ def run_stages(plan: Plan, *, jobs: int, gpus: int, words: Sequence[str] = ()) -
     try:
         code = process.wait()
     finally:
+        last_word.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
     if stopped:
@@ -175,6 +210,22 @@ def show_plan(plan: Plan) -> None:
     if any(stage.queries is None for stage in left):
         told += f"; not counted: {', '.join(stage.name for stage in left if stage.queries is None)}"
     console.print(told, soft_wrap=True)
+    for commit, names in made_elsewhere(plan).items():
+        console.print(f"made at {commit}, not the commit of this start: {', '.join(names)}", soft_wrap=True)
+
+
+def made_elsewhere(plan: Plan) -> dict[str, list[str]]:
+    """The stages that are done and were begun at another commit than this: commit -> their names."""
+    here = commit_of(ROOT)
+    found: dict[str, list[str]] = {}
+    for stage in plan.stages:
+        lineage = ROOT / stage.folder / "lineage.json"
+        if here is None or not stage.done or not lineage.is_file():
+            continue
+        commit = json.loads(lineage.read_text(encoding="utf-8")).get("commit")
+        if commit not in (None, here, here.removesuffix("+changes")):
+            found.setdefault(commit, []).append(stage.name)
+    return found
 
 
 def _queries(stages: Sequence[PlannedStage]) -> str:

@@ -113,8 +113,11 @@ FAULTS = {
     "write": ([*NGD, "--write", "ngd.json"], "write must be a file NAME.yaml, which --attack can take, got ngd.json"),
     "objective": ([*NGD, "--objective", "time"], "objective: expected one of 'queries', 'distance', got time"),
     "budget": ([*NGD, "--budget", "0"], "budget must be at least 1 query an image, got 0"),
-    "devices": ([*NGD, "--trainer.accelerator", "cpu", "--trainer.devices", "2"], "and use --trainer.devices 1"),
-    "shard": ([*NGD, "--shard", "1/2"], "each trial needs all images: leave out --shard"),
+    "devices": (
+        [*NGD, "--trainer.accelerator", "cpu", "--trainer.devices", "2"],
+        "each trial needs all images: use --trainer.devices 1",
+    ),
+    "shard": ([*NGD, "--shard", "1/2"], "unknown option --shard 1/2"),
     "too many images": ([*NGD, "--images.count", "1201"], "leaves 1200 images of the 1200 in split 'train'"),
     "natural step": (
         ["--attack", "configs/attack/zo_ngd_paper.yaml", "--space", "configs/tune/zo_ngd.yaml"],

@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from pytorch_lightning import LightningModule, Trainer
-from scipy.stats import bootstrap
 from torch import Tensor
 
 from callbacks.lineage import write_lineage
@@ -20,14 +19,13 @@ from callbacks.tasks import Victim
 from cli.evaluation import EvaluationCLI
 from cli.folders import save_config
 from zeroth.oracles import Output, ScoreOracle
-from zeroth.records import rich_table, terminal, write_json
+from zeroth.records import Bootstrap, rich_table, terminal, write_json
 
 RESAMPLES = 2000
-CONFIDENCE = 0.95
 
 
 def curve(name: str, values: ArrayLike, seed: int) -> dict[str, Any]:
-    """Average (n, X) over the images, with the percentile bootstrap's 95 % interval at each mark.
+    """Average (n, X) over the images, with the bootstrap's 95 % interval at each mark.
 
     The bootstrap keeps to the range of what was measured, which Student's t leaves for probabilities near 0.
 
@@ -40,12 +38,9 @@ def curve(name: str, values: ArrayLike, seed: int) -> dict[str, Any]:
     table = np.asarray(values, float)
     if len(table) < 2:
         raise ValueError(f"{len(table)} images are left to measure, an interval needs 2: raise images.count")
-    rng = np.random.default_rng(seed)
-    found = bootstrap(
-        (table,), np.mean, n_resamples=RESAMPLES, batch=100, method="percentile",
-        confidence_level=CONFIDENCE, random_state=rng,
-    ).confidence_interval  # fmt: skip
-    return {"name": name, "values": table.mean(0).tolist(), "low": found.low.tolist(), "high": found.high.tolist()}
+    resampling = Bootstrap(seed=seed, resamples=RESAMPLES)
+    low, high = zip(*(resampling.interval(column) for column in table.T), strict=True)
+    return {"name": name, "values": table.mean(0).tolist(), "low": list(low), "high": list(high)}
 
 
 class StudyTask(LightningModule):
@@ -89,6 +84,7 @@ class StudyCLI(EvaluationCLI):
     """
 
     job = "study"
+    batch_help = "a killed study measures all of them again"
     study: ClassVar[str]
 
     def method_name(self) -> str:
@@ -107,8 +103,8 @@ class StudyCLI(EvaluationCLI):
             ValueError: options that would deal out the images to several processes.
         """
         trainer = super().instantiate_trainer(**kwargs)
-        if self.config.shard is not None or trainer.world_size > 1:
-            raise ValueError("a study averages over all its images: leave out --shard, and use --trainer.devices 1")
+        if trainer.world_size > 1:
+            raise ValueError("a study averages over all its images: use --trainer.devices 1")
         return trainer
 
     def run(self) -> None:

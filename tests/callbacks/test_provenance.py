@@ -52,6 +52,24 @@ def test_a_staged_change_elsewhere_in_the_tree_counts(repository):
     assert commit_of(repository / "package") == git(repository, "rev-parse", "HEAD") + "+changes"
 
 
+def test_sources_that_git_does_not_track_count_and_runs_and_data_do_not(repository, tmp_path):
+    package, first = repository / "package", git(repository, "rev-parse", "HEAD")
+    (repository / "runs").symlink_to(tmp_path)
+    (repository / "data" / "MNIST").mkdir(parents=True)
+    (repository / "data" / "MNIST" / "images.gz").write_bytes(b"x")
+    (repository / "my_runs").mkdir()
+    (repository / "my_runs" / "config.yaml").write_text("seed: 1\n")
+    assert commit_of(package) == first
+    for path in (repository / "configs" / "attack" / "new.yaml", repository / "other" / "new.py"):
+        path.parent.mkdir(parents=True)
+        path.write_text("# new\n")
+        assert commit_of(package) == f"{first}+changes"
+        path.unlink()
+    (repository / ".gitignore").write_text("ignored.py\n")
+    (package / "ignored.py").write_text("x = 1\n")
+    assert commit_of(package) == first
+
+
 def test_no_repository_no_commit_and_no_git_tell_nothing(tmp_path, repository, monkeypatch):
     installed = repository / "venv" / "site-packages" / "package"  # inside a repository that is another project's
     installed.mkdir(parents=True)

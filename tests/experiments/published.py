@@ -1,6 +1,7 @@
 """Tiny finished runs, written as the programs write them, and the experiments that publish them."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 from experiments.experiment import Experiment, Picture, Row, Stage
@@ -8,7 +9,8 @@ from experiments.plan import Plan, PlannedStage
 from tests.records.examples import certificate, found, lost
 from zeroth.records import RecordFile, RecordHeader, config_hash, flatten, record_path, write_json
 
-SHA256 = "c" * 64
+WEIGHTS = b"weights"
+SHA256 = sha256(WEIGHTS).hexdigest()
 START = {
     "commit": "0123456789abcdef",
     "hardware": {"processor": "a processor", "cores": 2, "memory_gib": 8.0, "gpus": []},
@@ -77,8 +79,15 @@ def stages(runs: Path, planned: dict[str, str]) -> list[PlannedStage]:
     ]
 
 
+def write_checkpoint(folder: Path) -> None:
+    """Write the victim that all runs are of."""
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "checkpoints" / "best.ckpt").write_bytes(WEIGHTS)
+
+
 def write_victim(folder: Path) -> None:
-    """Write the logs of two starts of a training: the last test tells."""
+    """Write a checkpoint, and the logs of three starts of its training: the last test tells."""
+    write_checkpoint(folder)
     for number, accuracy in ((0, 0.5), (10, 0.75), (9, 0.25)):
         log = folder / "csv" / f"version_{number}" / "metrics.csv"
         log.parent.mkdir(parents=True)
@@ -98,7 +107,7 @@ def attack_experiment(runs: Path, **run) -> tuple[Experiment, Plan]:
             "victim": Stage("train", {"config": "configs/victim/digits.yaml"}),
             "tune": Stage("tune", {"attack": "configs/attack/zo_ngd.yaml"}, victim="victim"),
             "plain-all": Stage("attack", {"attack": "configs/attack/zo_ngd_paper.yaml"}, victim="victim"),
-            "tuned-all": Stage("attack", {}, victim="victim", tuned="tune"),
+            "tuned-all": Stage("attack", {"attack.epsilon": "2e-1"}, victim="victim", tuned="tune"),
         },
         kind="attack",
         rows=[
@@ -111,7 +120,8 @@ def attack_experiment(runs: Path, **run) -> tuple[Experiment, Plan]:
     folders = {stage.name: stage.folder for stage in plan.stages}
     write_victim(folders["victim"])
     trials = {"trials": 7, "seed": 5, "objective": "mean queries", "images": 30, "selection": {"split": "train"}}
-    write_json(folders["tune"] / "trials.json", trials)
+    found = {"attack": "ZONGD", "given": {"epsilon": 0.4, "mu": 0.5, "accept": "all"}, "best": {"params": {"mu": 1.0}}}
+    write_json(folders["tune"] / "trials.json", trials | found | {"victim": {"checkpoint_sha256": SHA256}})
     write_run(folders["plain-all"], "attack", attack_settings(), ATTACK_ROWS, **run)
     write_run(folders["tuned-all"], "attack", attack_settings(epsilon=0.2), ATTACK_ROWS[1:] + ATTACK_ROWS[:1])
     return experiment, plan
@@ -140,6 +150,7 @@ def certificate_experiment(runs: Path, **run) -> tuple[Experiment, Plan]:
     names = {"victim": "train", "sigma0.25": "certify", "sigma0.5": "certify"}
     plan = Plan("paper/certificates", Path("/elsewhere/certificates.yaml"), "digits", runs, stages(runs, names))
     folders = {stage.name: stage.folder for stage in plan.stages}
+    write_checkpoint(folders["victim"])
     write_run(folders["sigma0.25"], "certify", certify_settings(), CERTIFICATE_ROWS, **run)
     write_run(
         folders["sigma0.5"], "certify", certify_settings(0.5), [*CERTIFICATE_ROWS[:3], certificate(6, 0, predict=-1)]
@@ -169,13 +180,17 @@ def study_experiment(runs: Path) -> tuple[Experiment, Plan]:
         runs,
         stages(runs, {"victim": "train", "gamma": "study"}),
     )
+    write_checkpoint(plan.stages[0].folder)
     folder = plan.stages[1].folder
     told = settings(iterations=2)
     lineage = {"config_hash": config_hash(flatten(told)), "parents": [{"sha256": SHA256}], "starts": [START]}
     write_json(folder / "lineage.json", {**lineage, "settings": told})
     lines = [{"name": "loss", "values": [3, 2, 1], "low": [2, 1.5, 1], "high": [4, 2.5, 1]}]
     study = {"kind": "lines", "x": {"name": "gamma", "values": [0.01, 0.1, 1], "log": True}, "y": {"name": "mean loss"}}
-    write_json(folder / "study.json", {**study, "lines": lines, "n": 3, "queries": 99, "notes": ["A note."]})
+    told_of_run = {"seed": 3, "images": told["images"], "checkpoint_sha256": SHA256, "settings": told}
+    write_json(
+        folder / "study.json", {**study, **told_of_run, "lines": lines, "n": 3, "queries": 99, "notes": ["A note."]}
+    )
     return experiment, plan
 
 

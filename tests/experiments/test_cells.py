@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from experiments.cells import build_cell, machine_paths, read_cell
+from experiments.building import build_cell
+from experiments.cells import machine_paths, read_cell
 from tests.experiments.published import (
     ATTACK_ROWS,
     CERTIFICATE_ROWS,
@@ -180,4 +181,57 @@ def test_a_path_in_a_copied_file_is_refused(tmp_path):
     trials = plan.stages[1].folder / "trials.json"
     write_json(trials, read_json(trials) | {"results": [{"failed": "no file /home/somebody/x"}]})
     with pytest.raises(ValueError, match=r"stage tune would publish .*, results\[0\].failed: no file /home"):
+        cells_of((experiment, plan), tmp_path)
+
+
+RETRAINED = "e" * 64
+
+
+def retrain(plan):
+    """The victim's stage was run again and gave other weights."""
+    (plan.stages[0].folder / "checkpoints" / "best.ckpt").write_bytes(b"other weights")
+
+
+@pytest.mark.parametrize("make", [attack_experiment, certificate_experiment, study_experiment])
+def test_a_run_of_an_older_checkpoint_is_refused(tmp_path, make):
+    experiment, plan = make(tmp_path / "runs")
+    retrain(plan)
+    stage, now = experiment.rows[0].stage, file_sha256(plan.stages[0].folder / "checkpoints" / "best.ckpt")
+    with pytest.raises(
+        ValueError, match=rf"stage {stage} is of the checkpoint with sha256 {SHA256}, but .* has {now}: d"
+    ):
+        cells_of((experiment, plan), tmp_path)
+
+
+def test_a_victim_without_a_checkpoint_is_named(tmp_path):
+    experiment, plan = attack_experiment(tmp_path / "runs")
+    (plan.stages[0].folder / "checkpoints" / "best.ckpt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"stage victim has no .*best.ckpt: run it to its end"):
+        cells_of((experiment, plan), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"best": {"params": {"mu": 0.7}}},
+            r"attack.init_args.mu = 1, but .*trials.json .* say 0.7: delete .*tuned-all",
+        ),
+        ({"attack": "NESPGD"}, r"attack.class_path = 'ZONGD', but .* say 'NESPGD'"),
+        ({"given": {"epsilon": 0.4, "accept": "iterates"}}, r"attack.init_args.accept = 'all', but .* say 'iterates'"),
+        ({"victim": {"checkpoint_sha256": RETRAINED}}, rf"stage tune is of the checkpoint with sha256 {RETRAINED}"),
+    ],
+)
+def test_a_tuned_run_of_another_tuning_is_refused(tmp_path, change, message):
+    experiment, plan = attack_experiment(tmp_path / "runs")
+    trials = plan.stages[1].folder / "trials.json"
+    write_json(trials, read_json(trials) | change)
+    with pytest.raises(ValueError, match=message):
+        cells_of((experiment, plan), tmp_path)
+
+
+def test_the_options_of_a_tuned_line_win(tmp_path):
+    experiment, plan = attack_experiment(tmp_path / "runs")
+    experiment.stages["tuned-all"].options["attack.epsilon"] = 0.3
+    with pytest.raises(ValueError, match=r"stage tuned-all ran with attack.init_args.epsilon = 0.2, but .* say 0.3"):
         cells_of((experiment, plan), tmp_path)

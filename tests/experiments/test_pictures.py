@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from experiments.cells import build_cell
+from experiments.building import build_cell
 from experiments.experiment import Picture
 from experiments.pictures import draw_picture, drawn_from, save_picture, setting_lines, source_hash, spans_decade
 from tests.experiments.published import attack_experiment, certificate_experiment, study_experiment

@@ -9,12 +9,14 @@ import pytest
 import yaml
 
 from cli import AttackCLI, CertifyCLI
+from cli.folders import result_settings
 from experiments.experiment import Experiment
 from experiments.loading import load_experiment
 from experiments.plan import ROOT, Plan, finished, make_plan
-from experiments.resolving import option_words
+from experiments.resolving import option_words, resolve
 from tests.experiments.tiny import tiny, written
 from tests.runs import digits_checkpoint
+from zeroth.records import flatten, plain
 
 SHIPPED = sorted((ROOT / "configs" / "experiment").glob("*/*.yaml"))
 SCALES = [(path, scale) for path in SHIPPED for scale in yaml.safe_load(path.read_text())["scales"]]
@@ -68,6 +70,8 @@ def test_the_hash_of_a_training_is_that_of_its_lineage(tmp_path):
     ("stage", "change", "moved"),
     [
         ("victim", {"trainer.max_epochs": 4}, {"victim", "tune", "tuned", "zo", "nes", "sure"}),
+        ("victim", {"trainer.num_nodes": 2}, {"victim", "tune", "tuned", "zo", "nes", "sure"}),
+        ("victim", {"trainer.num_nodes": 1, "trainer.strategy": "auto", "trainer.accelerator": "cpu"}, set()),
         ("tune", {"trials": 3}, {"tune", "tuned"}),
         ("tuned", {"attack.accept": "all"}, {"tuned"}),
         ("zo", {"budget": 61}, {"zo"}),
@@ -86,6 +90,50 @@ def test_a_changed_setting_moves_its_stage_and_what_follows(tmp_path, stage, cha
     stages[stage] = {**stages[stage], "options": {**stages[stage]["options"], **change}}
     after = hashes(planned(tmp_path, stages=stages))
     assert {name for name in before if before[name] != after[name]} == moved
+
+
+def test_a_training_on_several_devices_has_settings_of_its_own():
+    one = {"max_epochs": 3}
+    for devices in ("auto", 1, "1"):
+        assert result_settings({"trainer": {**one, "devices": devices, "strategy": "auto"}}) == {"trainer": one}
+    for more in ({"devices": 2}, {"devices": [0, 1]}, {"devices": -1}, {"strategy": "ddp"}):
+        assert result_settings({"trainer": {**one, **more}}) == {"trainer": {**one, **more}}
+
+
+def test_a_space_counts_by_what_it_says(tmp_path):
+    stages, found = with_tuning(), []
+    for name, high in (("a.yaml", 0.8), ("b.yaml", 0.8), ("b.yaml", 0.9)):
+        (tmp_path / name).write_text(f"learning_rate: {{low: 0.02, high: {high}, log: true}}\n")
+        stages["tune"]["options"]["space"] = str(tmp_path / name)
+        found.append(hashes(planned(tmp_path, stages=stages)))
+    assert found[0] == found[1]
+    assert {name for name in found[0] if found[1][name] != found[2][name]} == {"tune", "tuned"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trials": 3}, "stages tune and other differ in trials, 2 and 3: all tunings of an experiment get equal"),
+        ({"images.count": 6}, "stages tune and other differ in images.count, 5 and 6: "),
+        ({"images.start": 5}, "stages tune and other differ in images.start, 0 and 5: "),
+        ({"budget": 61}, "stages tune and other differ in budget, 4000 and 61: "),
+        ({"seed": 1}, "stages tune and other differ in seed, 0 and 1: "),
+        ({"objective": "distance"}, "stages tune and other differ in objective, 'queries' and 'distance': "),
+        ({"batch_size": 3, "attack": "configs/attack/nes_pgd.yaml"}, None),
+    ],
+    ids=str,
+)
+def test_tunings_of_unequal_effort_are_refused(tmp_path, options, message):
+    stages = with_tuning()
+    stages["tune"]["options"]["objective"] = "queries"
+    told = {key: value for key, value in stages["tune"]["options"].items() if key != "objective"}
+    stages["other"] = {"job": "tune", "victim": "victim", "options": {**told, **options}}  # leaves its objective open
+    if message is None:
+        assert [stage.name for stage in planned(tmp_path, stages=stages).stages][-1] == "other"
+        return
+    with pytest.raises(ValueError) as refused:
+        planned(tmp_path, stages=stages)
+    assert str(refused.value).startswith(message)
 
 
 def test_under_a_cap_on_all_queries_the_batches_matter_and_nothing_is_divided(tmp_path):
@@ -117,14 +165,33 @@ def test_the_costs_are_images_times_queries(tmp_path):
 def test_a_published_mean_is_expected_again(tmp_path):
     cell = tmp_path / "results" / "paper" / "table" / "digits" / "zo.json"
     cell.parent.mkdir(parents=True)
+    config = resolve(load_experiment(written(tmp_path), "digits"))["zo"].config
+    settings = plain(flatten({key: config[key] for key in ("attack", "budget", "targeted", "images", "data")}))
+    assert settings["attack.init_args.epsilon"] == 0.25 and settings["budget"] == 60
+
+    def told(mean: float | None, seed: int = 0, **changed) -> str:
+        queries = {"queries": {"mean": mean}}
+        return json.dumps({"measured": queries, "seed": seed, "config": {"settings": settings | changed}})
+
     for text, expected in (
-        (json.dumps({"measured": {"queries": {"mean": 20.54}}}), (246, False)),  # of 12 images
-        (json.dumps({"measured": {"queries": {"mean": None}}}), (720, True)),
+        (told(20.54), (246, False)),  # of 12 images
+        (told(20.54, **{"images.count": 500, "data.class_path": "X"}), (246, False)),
+        (told(99), (720, False)),  # the budget bounds it
+        (told(None), (720, True)),
+        (told(20.54, seed=1), (720, True)),
+        (told(20.54, budget=61), (720, True)),
+        (told(20.54, targeted="next"), (720, True)),
+        (told(20.54, **{"attack.init_args.mu": 9}), (720, True)),
+        (json.dumps({"measured": {"queries": {"mean": 20.54}}}), (720, True)),
         ("{", (720, True)),
     ):
         cell.write_text(text)
         stage = planned(tmp_path, results=tmp_path / "results").stages[1]
         assert (stage.queries, stage.at_most) == expected
+    stages = tiny()["stages"]
+    stages["zo"]["options"] |= {"total_queries": 200}
+    cell.write_text(told(20.54))
+    assert planned(tmp_path, stages=stages, results=tmp_path / "results").stages[1].queries == 200
 
 
 def test_commands_mean_what_was_planned(tmp_path):
@@ -149,7 +216,7 @@ def test_shards_and_devices_divide_attacks_and_certifications_alone(tmp_path):
     for one, two in zip(whole.stages, cut.stages, strict=True):
         assert one.folder == two.folder and one.markers == [one.folder / "done"]
         if one.job == "train":
-            assert two.commands == one.commands
+            assert two.commands == one.commands and one.commands[0][-2:] == ["--trainer.devices", "1"]
             continue
         words = [*one.commands[0], "--trainer.devices", "4", "--shard"]
         assert two.commands == [[*words, "1/2"], [*words, "2/2"]]

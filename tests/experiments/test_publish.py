@@ -9,7 +9,7 @@ from experiments.checks import check_published, check_readme
 from experiments.page import fill_blocks, read_page
 from experiments.publish import main, publish, refresh_readme
 from tests.experiments.published import attack_experiment, certificate_experiment, read_json, study_experiment
-from zeroth.records import merge_records, write_json
+from zeroth.records import file_sha256, merge_records, write_json
 from zeroth.records.__main__ import main as show_runs
 
 BLOCK = "# Title\n\n<!-- results: paper/table/digits table -->\nold\n<!-- end of results -->\nrest\n"
@@ -77,11 +77,12 @@ def test_a_study_and_certificates_are_published(tmp_path):
 
 def test_files_of_lines_that_are_gone_are_removed(tmp_path, folder):
     experiment, plan = attack_experiment(tmp_path / "again")
-    (folder / "mine.txt").write_text("stays")
+    for name in ("mine.txt", "mine.json", "records/mine.jsonl"):
+        (folder / name).write_text("stays")
     fewer = dataclasses.replace(experiment, rows=experiment.rows[:1], pictures={})
     publish(fewer, plan, tmp_path / "results")
-    kept = {"README.md", "table.md", "experiment.json", "plain-all.json", "records/plain-all.jsonl", "mine.txt"}
-    assert set(files_of(folder)) == kept
+    kept = {"README.md", "table.md", "experiment.json", "plain-all.json", "records/plain-all.jsonl"}
+    assert set(files_of(folder)) == kept | {"mine.txt", "mine.json", "records/mine.jsonl"}
 
 
 def test_a_run_that_is_not_complete_leaves_the_old_folder_as_it_was(tmp_path, folder):
@@ -93,6 +94,29 @@ def test_a_run_that_is_not_complete_leaves_the_old_folder_as_it_was(tmp_path, fo
         publish(experiment, plan, tmp_path / "results")
     assert {name: path.read_bytes() for name, path in files_of(folder).items()} == before
     assert [path.name for path in folder.parent.iterdir()] == ["digits"]
+
+
+def test_a_run_that_is_not_complete_makes_no_folder(tmp_path):
+    experiment, plan = attack_experiment(tmp_path / "runs")
+    (plan.stages[3].folder / "attack.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match="stage tuned-all"):
+        publish(experiment, plan, tmp_path / "results")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_one_name_for_two_victims_is_refused(tmp_path):
+    """Two train stages with one config and other options have folders, but not names, of their own."""
+    experiment, plan = certificate_experiment(tmp_path / "runs")
+    other = dataclasses.replace(plan.stages[0], name="longer", hash="f" * 64, folder=tmp_path / "runs/digits-ffffffff")
+    weights = other.folder / "checkpoints" / "best.ckpt"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"longer")
+    header = plan.stages[2].folder / "certificate.header.json"
+    write_json(header, read_json(header) | {"checkpoint_sha256": file_sha256(weights)})
+    stages = experiment.stages | {"sigma0.5": dataclasses.replace(experiment.stages["sigma0.5"], victim="longer")}
+    plan = dataclasses.replace(plan, stages=[*plan.stages, other])
+    with pytest.raises(ValueError, match=r"the victim digits has 2 checkpoints or accuracies: .* different names"):
+        publish(dataclasses.replace(experiment, stages=stages), plan, tmp_path / "results")
 
 
 def test_a_published_folder_is_drawn_again_from_its_own_files(tmp_path, folder):

@@ -1,13 +1,9 @@
-"""reproduce.py and its workflow: what runs, what does not, and what a kill leaves behind."""
+"""reproduce.py: what runs, what does not, and what a kill leaves behind."""
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -17,142 +13,12 @@ from filelock import FileLock
 
 from cli import AttackCLI, plain_messages
 from experiments.loading import load_experiment
-from experiments.plan import ROOT, Plan, PlannedStage, finished, make_plan
-from experiments.workflow import check_data, reproduce, run_stages
+from experiments.plan import ROOT, Plan, finished, make_plan
+from experiments.workflow import check_data, reproduce
+from tests.experiments.stubs import until
 from tests.experiments.tiny import CHEAP, tiny, written
 from tests.runs import QUIET, digits_checkpoint, run
 from zeroth.records import merge_records
-
-PARENTS = {"a": [], "b": ["a"], "c": ["b"], "d": ["a"]}
-
-
-def until(true: Callable[[], object], seconds: float = 120) -> None:
-    """Wait for something to become true."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
-class Stub:
-    """A plan whose stages are small programs: each appends its name to a log; a stage's hash is in its folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.log = folder, folder / "log"
-        self.codes = {name: f"open({str(self.log)!r}, 'a').write({name!r})" for name in PARENTS}
-        self.versions = dict.fromkeys(PARENTS, 1)
-
-    def plan(self, cut: str | None = None) -> Plan:
-        """Make the plan anew; ``cut`` names a stage in two shards."""
-        stages = []
-        for name, parents in PARENTS.items():
-            ours = [name, *parents, *(p for parent in parents for p in PARENTS[parent])]
-            place = self.folder / "attack" / f"{name}-{'-'.join(str(self.versions[one]) for one in ours)}"
-            parts = [".1of2", ".2of2"] if name == cut else [""]
-            stages.append(
-                PlannedStage(
-                    name=name,
-                    job="attack",
-                    folder=place,
-                    hash="",
-                    commands=[[sys.executable, "-S", "-c", self.codes[name]] for _ in parts],
-                    parents=parents,
-                    markers=[place / f"done{part}" for part in parts],
-                    done=finished(place),
-                )
-            )
-        return Plan("paper/stub", self.folder / "stub.yaml", "digits", self.folder, stages)
-
-    def run(self, **options) -> str:
-        """Run what is left; returns what was appended to the log."""
-        self.log.write_text("")
-        run_stages(self.plan(options.pop("cut", None)), **{"jobs": 1, "gpus": 0, **options})
-        return self.log.read_text()
-
-
-@pytest.fixture
-def stub(tmp_path) -> Stub:
-    return Stub(tmp_path)
-
-
-def test_a_changed_stage_runs_again_with_what_follows_and_no_other(stub):
-    assert stub.run() == "abcd"
-    assert all(stage.done for stage in stub.plan().stages)
-    os.utime(stub.plan().stages[0].markers[0])  # a parent that is newer is no reason
-    stub.versions["b"] = 2
-    assert stub.run() == "bc"
-    stub.versions["b"] = 1
-    assert all(stage.done for stage in stub.plan().stages)  # nothing old was lost
-
-
-def test_shards_are_commands_of_their_own_and_children_wait_for_both(stub):
-    assert stub.run(cut="a", jobs=2).startswith("aa")
-    assert (stub.plan().stages[0].folder / "done.2of2").is_file()
-    assert all(stage.done for stage in stub.plan().stages)
-
-
-def test_a_failing_stage_is_named_and_its_files_stay(stub, capfd):
-    whole = stub.codes["b"]
-    stub.codes["b"] = f"open({str(stub.folder / 'rows')!r}, 'w').close(); 1 / 0"
-    with pytest.raises(SystemExit) as end:
-        stub.run()
-    assert end.value.code == 1 and stub.log.read_text() == "a"
-    told = capfd.readouterr().err.splitlines()
-    assert told[-2].startswith(f"reproduce.py: error: stage b failed: {sys.executable} -S -c ")
-    assert told[-1] == "When the cause is mended, the same command goes on from here."
-    assert "ZeroDivisionError: division by zero" in told
-    assert not any("stage c" in line or "stage d" in line for line in told)
-    assert (stub.folder / "rows").is_file() and not finished(stub.plan().stages[1].folder)
-    stub.codes["b"] = whole
-    assert sorted(stub.run()) == ["b", "c", "d"]
-
-
-def test_a_failure_of_the_engine_itself_is_told(stub, capfd):
-    with pytest.raises(SystemExit) as end:
-        stub.run(words=["no_such_rule"])
-    told = capfd.readouterr().err
-    assert end.value.code == 1 and "no_such_rule" in told
-    assert "reproduce.py: error: Snakemake ended before any stage failed; -- --quiet host lets it say why" in told
-
-
-def test_ctrl_c_stops_the_stage_and_the_same_command_goes_on(stub, capfd):
-    whole = stub.codes["b"]
-    stub.codes["b"] = f"import time; open({str(stub.folder / 'begun')!r}, 'w').close(); time.sleep(60)"
-
-    def press() -> None:
-        until((stub.folder / "begun").is_file)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=press).start()
-    began = time.monotonic()
-    with pytest.raises(SystemExit) as end:
-        stub.run()
-    assert end.value.code == 130 and time.monotonic() - began < 50
-    assert capfd.readouterr().err.endswith("reproduce.py: stopped; the same command goes on from here\n")
-    stub.codes["b"] = whole
-    assert sorted(stub.run()) == ["b", "c", "d"]
-
-
-def test_a_stage_dies_with_what_started_it_and_is_never_run_twice_at_once(stub):
-    """kill -9 of the parent ends the stage; a second process waits for the first, whose kill frees the lock."""
-    begun = stub.folder / "begun"
-    stub.codes["a"] = f"import os, time; open({str(begun)!r}, 'a').write(f'{{os.getpid()}} '); time.sleep(60)"
-    plan = stub.plan().write()
-    command = [sys.executable, "-S", str(ROOT / "experiments" / "stage.py"), str(plan), "a", "0"]
-    parent = f"import subprocess; subprocess.run({command!r})"
-    first = subprocess.Popen([sys.executable, "-S", "-c", parent], stdout=subprocess.PIPE, text=True)
-    until(lambda: begun.is_file() and begun.read_text())
-    second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert second.stdout is not None
-    assert second.stdout.readline() == "stage a: another process runs it, waiting for its end\n"
-    (stage,) = (psutil.Process(int(pid)) for pid in begun.read_text().split())
-    first.kill()
-    assert stage.wait(timeout=30) is None
-    assert second.stdout.readline() == "stage a (attack)\n"
-    until(lambda: len(begun.read_text().split()) == 2)
-    assert int(begun.read_text().split()[1]) == second.pid  # the runner turned into the command
-    second.kill()
-    second.wait()
 
 
 def planned(file: Path, runs: Path) -> Plan:
@@ -208,6 +74,35 @@ def test_a_second_start_of_the_same_experiment_is_refused(tmp_path):
     plan.place.parent.mkdir()
     with FileLock(plan.place.with_suffix(".lock")), pytest.raises(ValueError, match=r"another reproduce\.py is at"):
         reproduce([str(file), "--scale", "digits", "--runs", str(runs), "--results", str(tmp_path / "results")])
+
+
+def test_a_second_start_runs_what_a_changed_config_moved_and_what_follows(tmp_path, monkeypatch):
+    """Real starts, plans and workflows; each program only writes down the name of its run."""
+    log, published = tmp_path / "log", []
+    code = f"import sys; open({str(log)!r}, 'a').write(sys.argv[1].rpartition('-')[0] + ' ')"
+    monkeypatch.setattr(
+        "experiments.plan._command", lambda stage, before, run: [sys.executable, "-S", "-c", code, run["run.name"]]
+    )
+    monkeypatch.setattr(
+        "experiments.publish.publish", lambda experiment, plan, results: published.append(1) or tmp_path
+    )
+
+    def started(**options) -> list[str]:
+        tune = {"attack": "configs/attack/zo_ngd.yaml", "trials": 2, "images.count": 5, **options}
+        stages = tiny()["stages"] | {
+            "tune": {"job": "tune", "victim": "victim", "options": tune},
+            "tuned": {"job": "attack", "victim": "victim", "tuned": "tune"},
+        }
+        file = written(tmp_path, stages=stages)
+        log.write_text("")
+        reproduce([str(file), "--scale", "digits", "--runs", str(tmp_path / "runs"), "--results", str(tmp_path)])
+        return log.read_text().split()
+
+    first = started()
+    assert sorted(first) == ["digits", "nes", "sure", "tune", "tuned", "zo"]
+    assert first[0] == "digits" and first.index("tune") < first.index("tuned")
+    assert started(trials=3) == ["tune", "tuned"]
+    assert started() == [] and len(published) == 3  # the old ones are there still
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,7 @@ WRONG = {
     "no gamma": (DampingCLI, ["--attack", "ZONGD", "--dampings"], "dampings: expected at least one argument"),
     "gamma 0": (DampingCLI, ["--attack", "ZONGD", "--dampings", "0"], "damping must be > 0, got 0"),
     "iterations 0": (DampingCLI, ["--attack", "ZONGD", "--iterations", "0"], "iterations must be at least 1, got 0"),
-    "shard": (ProbabilitiesCLI, ["--shard", "1/2"], "leave out --shard"),
+    "shard": (ProbabilitiesCLI, ["--shard", "1/2"], "unknown option --shard 1/2"),
     "correct 0": (ProbabilitiesCLI, ["--correct", "0"], "correct must be at least 1, got 0"),
     "mu 0": (ProbabilitiesCLI, ["--mu", "0"], "mu must be > 0 in [0, 1] pixels, got 0"),
     "too few": (ProbabilitiesCLI, ["--correct", "31", "--images.count", "30"], "lower --correct or raise"),

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from experiments.cells import build_cell
-from experiments.tables import FIRST, SPENT, SUCCESS, attack_table, certificate_table, table_markdown, tuning_text
+from experiments.building import build_cell
+from experiments.tables import FIRST, SPENT, SUCCESS, WON, attack_table, certificate_table, table_markdown, tuning_text
 from tests.experiments.published import attack_experiment, certificate_experiment, study_experiment
 
 
@@ -26,13 +26,13 @@ def certificates(tmp_path):
 
 def test_a_line_stands_beside_the_papers(attacks):
     frame = attack_table(attacks)
-    # 2 of 3 attacked; Wilson's interval and Student's t of (10, 30) and (12, 30, 100).
+    # 2 of 3 attacked; Wilson's interval and Student's t of (10, 30) and (12, 30, 100), not below 1 query.
     assert frame.iloc[0].to_dict() == {
         "method": "plain, all",
-        "n": "3",
+        WON: "2 / 3",
         SUCCESS: "66.7 [20.8, 93.9]",
-        FIRST: "20.0 [-107.1, 147.1]",
-        SPENT: "47.3 [-68.2, 162.8]",
+        FIRST: "20.0 [1.0, 147.1]",
+        SPENT: "47.3 [1.0, 162.8]",
         "median spent": "30",
         "paper: success %": "98.7",
         "paper: queries": "1,243",
@@ -43,7 +43,7 @@ def test_a_line_stands_beside_the_papers(attacks):
 
 def test_columns_of_a_paper_that_reports_nothing_are_left_out(attacks, certificates):
     silent = [dataclasses.replace(cell, reported={}, source=None) for cell in attacks]
-    assert list(attack_table(silent)) == ["method", "n", SUCCESS, FIRST, SPENT, "median spent"]
+    assert list(attack_table(silent)) == ["method", WON, SUCCESS, FIRST, SPENT, "median spent"]
     assert "those of" not in table_markdown("attack", "Somebody, 2020", silent)
     silent = [dataclasses.replace(cell, reported={}, source=None) for cell in certificates]
     assert list(certificate_table(silent)) == ["method", "n", "CA(0) %", "CA(0.25) %", "ACR", "abstain %"]
@@ -68,9 +68,10 @@ def test_a_certificate_stands_beside_the_papers(certificates):
 def test_the_caption_says_of_what_and_how_sure(attacks, certificates):
     told = table_markdown("attack", "Somebody, 2020", attacks).splitlines()[-1]
     assert told == (
-        "4 images of digits (test split, one in 2); n of them, which the victim gets right, were attacked. "
+        "4 images of digits (test split, one in 2), attacked where the victim gets them right. "
         "Victim: digits (75.00 % of the test split right). Epsilon 0.2, 0.4 in l_inf, budget 100 queries an image. "
-        "95 % intervals: Wilson's of rates, Student's t of means; queries spent count failures too. "
+        "Queries to success are means over the images won, queries spent over all attacked. "
+        "95 % intervals: Wilson's of rates, Student's t of means. "
         "Tuned lines had 7 trials on 30 images of the train split (seed 5) each. "
         "The paper's figures are those of Somebody, 2020, on its own victim and images. Commit 0123456789."
     )
@@ -105,5 +106,5 @@ def test_a_study_has_a_caption_alone(tmp_path):
     cells = cells_of(study_experiment(tmp_path / "runs"), tmp_path)
     assert table_markdown("study", "S", cells) == (
         "3 images of digits (test split, one in 2). Victim: digits. "
-        "95 % intervals: percentile bootstrap over the images. Commit 0123456789.\n"
+        "95 % intervals: bootstrap over the images. Commit 0123456789.\n"
     )

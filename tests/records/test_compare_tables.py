@@ -11,7 +11,7 @@ from zeroth.records import (
     record_path,
     write_json,
 )
-from zeroth.records.__main__ import main
+from zeroth.records.__main__ import main, norm_of
 
 
 def test_the_table_says_what_the_numbers_say():
@@ -28,20 +28,62 @@ def test_the_table_says_what_the_numbers_say():
 
 
 def test_cautions_name_what_should_have_been_shared():
-    config = {"attack": {"epsilon": 0.2}, "budget": 400, "images": {"split": "test"}}
-    one = header(config=config)
-    two = header(
-        config={"attack": {"epsilon": 0.3}, "budget": 500, "images": {"split": "val"}},
-        seed=4,
-        checkpoint_sha256="d" * 64,
+    method = {"epsilon": 0.2, "accept": "all", "kappa": 0, "mu": 1}
+    one, two = (
+        header(
+            config={
+                "attack": {"class_path": f"zeroth.attacks.{name}", "init_args": {**method, **own}},
+                "data": {"class_path": "datamodules.MNIST", "init_args": {"val_size": size}},
+                "images": {"split": split, "count": count},
+                "budget": budget,
+                "targeted": targets,
+                "victim": {"output": "logits", "checkpoint_sha256": sha256},
+                "seed": seed,
+            },
+            seed=seed,
+            checkpoint_sha256=sha256,
+        )
+        for name, own, size, split, count, budget, targets, sha256, seed in (
+            ("ZONGD", {"damping": 1}, 5000, "test", None, 400, "none", "c" * 64, 0),
+            (
+                "NESPGD",
+                {"epsilon": 0.3, "accept": "iterates", "kappa": 5, "mu": 2},
+                0,
+                "val",
+                9,
+                500,
+                "all",
+                "d" * 64,
+                4,
+            ),
+        )
     )
     assert cautions(one, two) == [
         "checkpoint_sha256 is 'cccccccccccc...' in A and 'dddddddddddd...' in B",
         "seed is 0 in A and 4 in B",
+        "attack.class_path is 'zeroth.attacks.ZONGD' in A and 'zeroth.attacks.NESPGD' in B",
+        "attack.init_args.epsilon is 0.2 in A and 0.3 in B",
+        "attack.init_args.accept is 'all' in A and 'iterates' in B",
+        "attack.init_args.kappa is 0 in A and 5 in B",
+        "data.init_args.val_size is 5000 in A and 0 in B",
         "images.split is 'test' in A and 'val' in B",
         "budget is 400 in A and 500 in B",
+        "targeted is 'none' in A and 'all' in B",
     ]
-    assert cautions(one, header(config=config | {"attack": {"epsilon": 0.3}})) == []
+    assert cautions(one, one) == []
+    sure = [header("certificate", config={"certify": {"sigma": sigma}}) for sigma in (0.25, 0.5)]
+    assert cautions(*sure) == ["certify.sigma is 0.25 in A and 0.5 in B"]
+
+
+def test_a_published_record_file_has_the_norm_of_its_cell(tmp_path, capsys):
+    folder = write(tmp_path / "results" / "records", "attack", [found(0, 10), lost(1)])
+    records = (folder / "attack.jsonl").rename(folder / "ours.jsonl")
+    assert norm_of(records) == "linf"
+    write_json(tmp_path / "results" / "ours.json", {"norm": "l2"})
+    write_json(folder / "report.json", {"norm": "l1"})
+    assert norm_of(records) == "l2"
+    assert main(["compare", str(records), str(records), "--resamples", "9"]) == 0
+    assert "\n  l2 " in capsys.readouterr().out
 
 
 def write(folder, kind, rows, norm=None, **changes):

@@ -10,6 +10,7 @@ from zeroth.records import certified_accuracy, robust_accuracy_vs_epsilon
 from zeroth.records.plots import (
     certified_accuracy_figure,
     distortion_figure,
+    line_styles,
     robust_accuracy_figure,
     save_figure,
     success_figure,
@@ -57,9 +58,44 @@ def test_success_steps_up_at_each_success_over_the_attacked_images():
     assert figure.axes[0].lines[0].get_drawstyle() == "steps-post"
     assert line(figure, 1)[:2] == ([1, 1000], [0, 0])
     assert legend(figure) == ["zo_ngd (n = 4)", "hard (n = 2)"]
-    assert figure.axes[0].get_xlim() == (1, 1000)
+    assert figure.axes[0].get_xlim() == (5, 1000)  # the round number before the first success
     assert figure.axes[0].get_xscale() == "log"
     assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("queries per image", "attack success rate")
+
+
+def test_runs_of_as_many_images_tell_so_once():
+    figure = success_figure({"a": ATTACKS, "b": ATTACKS})
+    assert legend(figure) == ["a", "b"]
+    assert figure.axes[0].get_ylabel() == "attack success rate (n = 4)"
+
+
+def test_nothing_found_is_a_line_from_the_first_query_on():
+    assert success_figure({"hard": HARD}).axes[0].get_xlim() == (1, 150)
+
+
+def test_runs_that_share_a_method_share_a_colour():
+    names = [f"{method}, {wins}" for method in "abcdefg" for wins in ("iterates", "all")]
+    styles = dict(zip(names, line_styles(names), strict=True))
+    for wins in ("iterates", "all"):
+        assert len({styles[f"{method}, {wins}"]["color"] for method in "abcdefg"}) == 7
+        assert len({str(styles[f"{method}, {wins}"]["linestyle"]) for method in "abcdefg"}) == 1
+    assert all(styles[f"{m}, all"]["color"] == styles[f"{m}, iterates"]["color"] for m in "abcdefg")
+    assert styles["a, all"]["linestyle"] != styles["a, iterates"]["linestyle"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a, all", "b, all"],
+        ["a", "b, all", "b, iterates"],
+        [f"{n}, {m}" for n in range(8) for m in "ab"],
+        [str(n) for n in range(28)],
+    ],
+)
+def test_runs_that_share_no_method_have_a_style_each(names):
+    styles = [str(style) for style in line_styles(names)]
+    assert len(set(styles)) == len(names)
+    assert len({style["color"] for style in line_styles(names)}) == min(len(names), 7)
 
 
 def test_success_ends_at_the_most_that_was_spent():
@@ -143,7 +179,7 @@ def test_runs_are_told_apart_and_names_are_text(tmp_path):
     figure = success_figure({f"${k}$ run {k}": ATTACKS for k in range(9)})
     styles = {(drawn.get_color(), str(drawn._dash_pattern)) for drawn in figure.axes[0].lines}
     assert len(styles) == 9
-    assert legend(figure)[0] == r"\$0\$ run 0 (n = 4)"
+    assert legend(figure)[0] == r"\$0\$ run 0"
     save_figure(figure, tmp_path / "new" / "plot.png", dpi=50)
     with Image.open(tmp_path / "new" / "plot.png") as picture:
         assert picture.height == 180
@@ -174,7 +210,7 @@ def test_a_legend_too_long_for_a_corner_stands_beside_the_axes():
     assert few.legends == []
     assert len(legend(few)) == 3
     assert many.axes[0].get_legend() is None
-    assert legend(many) == [f"run {k} (n = 4)" for k in range(4)]
+    assert legend(many) == [f"run {k}" for k in range(4)]
     for figure in (few, many):
         figure.draw_without_rendering()
     box = many.legends[0].get_window_extent()

@@ -66,6 +66,12 @@ def test_attack_summary_of_a_hand_made_table():
     assert told["reasons"] == {"budget": 2, "misclassified": 2, "step size too small": 1, "total_budget": 1}
 
 
+def test_the_interval_of_a_mean_does_not_fall_below_one_query():
+    told = attack_summary(to_frame("attack", [found(0, 10), found(1, 30)]))["queries_to_success"]
+    half = t.ppf(0.975, 1) * 10  # sd / sqrt(2) = 10
+    assert told == pytest.approx({"mean": 20, "median": 20, "low": 1, "high": 20 + half})
+
+
 def test_a_targeted_run_tells_no_clean_accuracy():
     rows = [
         lost(0, 1, "already_target", predicted=2, target=2),

@@ -5,7 +5,7 @@ Plots are in :mod:`zeroth.records.plots` and :mod:`zeroth.records.pictures`: mat
 
 from zeroth.records.compare import Bootstrap, compare_attacks, compare_certificates
 from zeroth.records.compare_tables import cautions, comparison_frame, contingency_frame, left_out_line
-from zeroth.records.json_io import plain, replacing, write_json
+from zeroth.records.json_io import difference, plain, replacing, write_json, write_text
 from zeroth.records.merging import write_merged
 from zeroth.records.reading import (
     RecordMismatch,
@@ -66,6 +66,7 @@ __all__ = [
     "comparison_frame",
     "config_hash",
     "contingency_frame",
+    "difference",
     "distortion_quartiles",
     "done_indices",
     "file_sha256",
@@ -86,4 +87,5 @@ __all__ = [
     "terminal",
     "write_json",
     "write_merged",
+    "write_text",
 ]

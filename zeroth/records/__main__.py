@@ -54,10 +54,17 @@ def name_parts(run: Path) -> tuple[str, ...]:
     return run.resolve().parts[-2:]
 
 
-def norm_of(folder: Path) -> Norm:
-    """Return the norm of an attack's distances, as the report beside its records tells; linf where none does (yet)."""
-    report = folder / "report.json"
-    return json.loads(report.read_text()).get("norm", "linf") if report.is_file() else "linf"
+def norm_of(run: Path) -> Norm:
+    """Return the norm of an attack's distances, linf where nothing tells it (yet).
+
+    Args:
+        run: a run folder, whose report.json tells; or a record file, told by the report beside it, or, where it is
+            published as ``records/<stage>.jsonl``, by the cell ``<stage>.json`` above it.
+    """
+    place = (run.parent if run.is_file() else run) / "report.json"
+    if run.is_file() and run.absolute().parent.name == "records":
+        place = run.absolute().parents[1] / f"{run.stem}.json"
+    return json.loads(place.read_text(encoding="utf-8")).get("norm", "linf") if place.is_file() else "linf"
 
 
 def header_of(run: Path) -> RecordHeader:
@@ -89,7 +96,7 @@ def compare(runs: tuple[Path, Path], *, norm: Norm | None, resampling: Bootstrap
 
     Args:
         runs: A and B, each a run folder or a record file.
-        norm: the distance compared; None takes that of each run's report.
+        norm: the distance compared; None takes that of each run, see :func:`norm_of`.
         resampling: how intervals are drawn.
         markdown: print Markdown tables.
 
@@ -103,8 +110,7 @@ def compare(runs: tuple[Path, Path], *, norm: Norm | None, resampling: Bootstrap
         told = compare_certificates(a, b, radii=RADII, resampling=resampling)
         title, rate = f"CA({RADII[0]:g})", told["certified_accuracy"][0]
     else:
-        places = [run.parent if run.is_file() else run for run in runs]
-        norms = [norm] if norm else list(dict.fromkeys(map(norm_of, places)))
+        norms = [norm] if norm else list(dict.fromkeys(map(norm_of, runs)))
         told = compare_attacks(a, b, norms=norms, resampling=resampling)
         title, rate = "success", told["success"]
         warned += [f"caution  {text}" for text in [left_out_line(told)] if text]

@@ -54,7 +54,7 @@ def setting_figure(
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # decades alone would leave one or two labels
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
-    for (name, table), style in zip(runs.items(), line_styles(), strict=False):
+    for (name, table), style in zip(runs.items(), line_styles(runs), strict=True):
         at, value, low, high = (table[column].to_numpy(float)[table["x"].argsort()] for column in _COLUMNS)
         if len(at) > MOST_ERROR_BARS:
             axes.plot(at, value, label=run_label(name), **style)

@@ -26,7 +26,7 @@ SHOWN_INDICES = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Bootstrap:
-    """How the intervals of paired differences are drawn.
+    """How the intervals of means, above all those of paired differences, are drawn.
 
     Args:
         seed: of the resamples; the same seed gives the same interval.
@@ -48,7 +48,7 @@ class Bootstrap:
             raise ValueError(f"resamples must be >= 1 and seed >= 0, got {self.resamples} and {self.seed}")
 
     def interval(self, differences: NDArray[np.float64]) -> tuple[float | None, float | None]:
-        """Return the interval of the mean of differences (P,): BCa, or percentile where BCa has no value.
+        """Return the interval of the mean of differences, or other numbers, (P,): BCa, or percentile where that fails.
 
         To resample the differences is to resample the pairs. Fewer than two differences have no interval.
         """

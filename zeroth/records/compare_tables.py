@@ -8,22 +8,20 @@ import pandas as pd
 from zeroth.records.schema import RecordHeader
 from zeroth.records.tables import NO_VALUE
 
-# Settings that two runs which are to differ by their method alone have in common, as RecordHeader.differences names
-# them. Which images were selected is not among them: unlike images are refused.
-SHARED_SETTINGS = (
-    "checkpoint_sha256", "seed", "config.victim.name", "config.victim.weights", "config.victim.output",
-    "config.data.class_path", "config.images.split", "config.budget", "config.total_queries", "config.certify.n0",
-    "config.certify.n", "config.certify.alpha",
-)  # fmt: skip
+# Hyperparameters of an attack that say what counts as a win; the others are what a comparison of methods is about.
+TASK_ARGUMENTS = ("epsilon", "accept", "kappa")
+# Which images were selected: unlike images are refused, and like ones may be selected in several ways.
+SELECTION = ("config.images.count", "config.images.start", "config.images.stride")
+# What the header tells in fields of its own.
+TWICE_TOLD = ("config.seed", "config.victim.checkpoint_sha256")
 
 
 def cautions(a: RecordHeader, b: RecordHeader) -> list[str]:
-    """Name the settings, one a line, that differ between two runs and should not where only methods are compared."""
-    differences = a.differences(b)
+    """Name the settings, one a line, in which two runs differ beside the hyperparameters of their attacks."""
     return [
-        f"{name.removeprefix('config.')} is {_short(differences[name][0])} in A and {_short(differences[name][1])} in B"
-        for name in SHARED_SETTINGS
-        if name in differences
+        f"{name.removeprefix('config.')} is {_short(one)} in A and {_short(two)} in B"
+        for name, (one, two) in a.differences(b).items()
+        if not _is_method(name)
     ]
 
 
@@ -70,6 +68,14 @@ def contingency_frame(title: str, rate: Mapping[str, Any]) -> pd.DataFrame:
     """
     lines = [["A yes", rate["both"], rate["only_a"]], ["A no", rate["only_b"], rate["neither"]]]
     return pd.DataFrame(lines, columns=[title, "B yes", "B no"], dtype=object)
+
+
+def _is_method(name: str) -> bool:
+    """Whether a field of the headers may differ where only methods are compared, or is told by another field."""
+    if name.startswith("config.attack."):
+        key = name.removeprefix("config.attack.").removeprefix("init_args.")
+        return key not in ("class_path", *TASK_ARGUMENTS)
+    return name in (*SELECTION, *TWICE_TOLD, "config_hash")
 
 
 def _short(value: str) -> str:

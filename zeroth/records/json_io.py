@@ -67,6 +67,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write text by :func:`replacing`, in UTF-8.
+
+    Raises:
+        OSError: the disk refused; an earlier file is untouched.
+    """
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``plain(value)`` by :func:`replacing`: strict JSON, so NaN and infinities are written as null.
 
@@ -74,6 +84,29 @@ def write_json(path: str | Path, value: Any) -> None:
         ValueError: a value that JSON cannot hold.
         OSError: the disk refused; an earlier file is untouched.
     """
-    text = json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+    write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+
+
+def difference(was: Any, now: Any, field: str = "", *, tolerance: float = 0.0) -> tuple[str, Any, Any] | None:
+    """Find the first field in which two nested plain values differ.
+
+    Args:
+        was: numbers, text, lists and mappings, nested at will.
+        now: the other one.
+        field: what the whole is called.
+        tolerance: relative and absolute; numbers that are this close are equal.
+
+    Returns:
+        the field's name, e.g. ``images.count`` or ``radii[2]``, and its two values; None where all agree.
+    """
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        names = sorted({*was, *now})
+        pairs = [(f"{field}.{name}" if field else str(name), was.get(name), now.get(name)) for name in names]
+    elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        pairs = [(f"{field}[{place}]", *pair) for place, pair in enumerate(zip(was, now, strict=True))]
+    else:
+        numbers = isinstance(was, int | float) and isinstance(now, int | float)
+        same = math.isclose(was, now, rel_tol=tolerance, abs_tol=tolerance) if numbers else was == now
+        return None if same else (field, was, now)
+    found = (difference(one, two, name, tolerance=tolerance) for name, one, two in pairs)
+    return next((pair for pair in found if pair), None)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from zeroth.records.json_io import replacing, write_json
+from zeroth.records.json_io import write_json, write_text
 from zeroth.records.reading import header_path, load, merge_records, source_paths
 from zeroth.records.rows import SUFFIXES, TSV_COLUMNS, key_of, parse_row
 from zeroth.records.schema import Kind, RecordHeader
@@ -40,6 +40,5 @@ def write_merged(source: str | Path | Iterable[str | Path], path: str | Path, ki
     first = TSV_COLUMNS if header.kind == "certificate" else json.dumps(header.to_dict(), allow_nan=False)
     if header.kind == "certificate":
         write_json(header_path(path), header.to_dict())
-    with replacing(path) as part:
-        part.write_text("\n".join([first, *(lines[index] for index in sorted(lines))]) + "\n", encoding="utf-8")
+    write_text(path, "\n".join([first, *(lines[index] for index in sorted(lines))]) + "\n")
     return header

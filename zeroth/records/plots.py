@@ -4,8 +4,7 @@ pyplot keeps global state and may ask for a window; a bare Figure draws anywhere
 without a display. Shapes: B images, M points of a curve.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import cycle
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +27,8 @@ from zeroth.records.summary import (
 # Okabe and Ito's colours are told apart by colour-blind readers, the dashes also on a grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+# A solid line below a dashed one of the same colour: both are seen where they are one.
+BELOW: dict[str, Any] = {"linewidth": 3.0, "alpha": 0.45}
 LEGEND: dict[str, Any] = {
     "frameon": True, "framealpha": 0.9, "edgecolor": "none", "fontsize": 9, "handlelength": 2.6
 }  # fmt: skip
@@ -42,21 +43,18 @@ def success_figure(runs: Mapping[str, pd.DataFrame], *, budget: int | None = Non
         runs: run name -> attack rows.
         budget: right end of the axis; None takes the most that any image spent.
     """
-    figure, axes = new_axes("queries per image", "attack success rate")
-    end = max(
-        [
-            budget or 1,
-            *(int(rows["queries"].max()) for rows in map(attacked_rows, runs.values()) if len(rows) and not budget),
-        ]
-    )
-    for (name, table), style in zip(runs.items(), line_styles(), strict=False):
-        rows = attacked_rows(table)
+    attacked = {name: attacked_rows(table) for name, table in runs.items()}
+    labels, images = _labels({name: len(rows) for name, rows in attacked.items()})
+    figure, axes = new_axes("queries per image", f"attack success rate{images}")
+    end = max([budget or 1, *(int(rows["queries"].max()) for rows in attacked.values() if len(rows) and not budget)])
+    earliest = end
+    for rows, label, style in zip(attacked.values(), labels, line_styles(runs), strict=True):
         first = np.sort(rows.loc[rows["success"].astype(bool), "queries_to_success"].to_numpy())
         first = first[first <= end]
         share = np.arange(1, len(first) + 1) / max(len(rows), 1)
-        last = share[-1] if len(first) else 0.0
-        axes.step([1, *first, end], [0, *share, last], where="post", label=run_label(name, len(rows)), **style)
-    _query_axis(axes, 1, end)
+        last, earliest = (share[-1], min(earliest, first[0])) if len(first) else (0.0, earliest)
+        axes.step([1, *first, end], [0, *share, last], where="post", label=label, **style)
+    _query_axis(axes, _round_below(earliest) if earliest < end else 1, end)
     share_axis(axes)
     return finish(figure, axes, "lower right")
 
@@ -79,7 +77,7 @@ def distortion_figure(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, norm
     spread = {name: _quartiles(name, *curve) for name, curve in curves.items()}
     finite = [q[np.isfinite(q)].max(initial=0) for _, q in spread.values()]
     top = 1.05 * max(finite, default=0) or 1.0
-    for (name, (marks, quartiles)), style in zip(spread.items(), line_styles(), strict=False):
+    for (name, (marks, quartiles)), style in zip(spread.items(), line_styles(curves), strict=True):
         low, median, high = np.where(np.isfinite(quartiles), quartiles, np.nan)
         images = np.shape(curves[name][1])[1]
         axes.plot(marks, median, marker="o", markersize=3, clip_on=False, label=run_label(name, images), **style)
@@ -102,20 +100,21 @@ def certified_accuracy_figure(
         confidence: of the band.
         max_radius: right end of the axis, in [0, 1] pixels; None takes a little more than the largest radius.
     """
-    figure, axes = new_axes(r"$\ell_2$ radius, [0, 1] pixels", "certified accuracy")
+    labels, images = _labels({name: len(table) for name, table in runs.items()})
+    figure, axes = new_axes(r"$\ell_2$ radius, [0, 1] pixels", f"certified accuracy{images}")
     end = (
         max_radius
         or 1.05 * max([float(table["radius"].max()) for table in runs.values() if len(table)], default=0.0)
         or 1.0
     )
-    for (name, table), style in zip(runs.items(), line_styles(), strict=False):
+    for table, label, style in zip(runs.values(), labels, line_styles(runs), strict=True):
         if len(table) == 0:
             continue
         radii = np.unique([0.0, *table.loc[table["correct"].astype(bool), "radius"], end])
         curve = certified_accuracy(table, radii.tolist(), confidence=confidence)
         # "pre": an image counts up to and at its radius, so the curve falls just behind it.
         accuracy, low, high = _band(curve)
-        axes.step(radii, accuracy, where="pre", label=run_label(name, len(table)), **style)
+        axes.step(radii, accuracy, where="pre", label=label, **style)
         axes.fill_between(radii, low, high, step="pre", color=style["color"], alpha=0.18, linewidth=0)
     axes.set_xlim(0, end)
     share_axis(axes)
@@ -144,7 +143,7 @@ def robust_accuracy_figure(
         # A little beyond the largest distance: a fixed-epsilon attack drops to its last value there.
         end = 1.05 * max([size for size in found if np.isfinite(size)], default=0.0) or 1.0
         grid = np.linspace(0, end, 211).tolist()
-    for (name, table), style in zip(runs.items(), line_styles(), strict=False):
+    for (name, table), style in zip(runs.items(), line_styles(runs), strict=True):
         curve = robust_accuracy_vs_epsilon(table, norm, grid, confidence=confidence)
         accuracy, low, high = _band(curve)
         axes.plot(
@@ -199,13 +198,26 @@ def new_axes(x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def line_styles() -> Iterator[dict[str, Any]]:
-    """Colours and dashes of one run after another, without end."""
-    # Colours and dashes of coprime numbers: 28 runs before a style comes back.
-    return (
-        {"color": colour, "linestyle": dash, "linewidth": 1.6}
-        for colour, dash in zip(cycle(COLOURS), cycle(DASHES), strict=False)
+def line_styles(names: Iterable[str]) -> list[dict[str, Any]]:
+    """Choose a colour and a dash for each run.
+
+    Runs that share all but what follows the last comma of their names ("tuned, iterates" and "tuned, all") share a
+    colour, and what follows the comma has a dash of its own.
+    """
+    names = list(names)
+    parts = [tuple(name.rpartition(", ")[::2]) for name in names]
+    heads, tails = (
+        {part: place for place, part in enumerate(dict.fromkeys(pair[side] for pair in parts))} for side in (0, 1)
     )
+    if grouped := "" not in heads and len(heads) <= min(len(COLOURS), len(names) - 1) and len(tails) <= len(DASHES):
+        places = [(heads[head], tails[tail]) for head, tail in parts]
+    else:  # colours and dashes of coprime numbers: 28 runs before a style comes back
+        places = [(place, place) for place in range(len(names))]
+    return [
+        {"color": COLOURS[colour % len(COLOURS)], "linestyle": DASHES[dash % len(DASHES)]}
+        | (BELOW if grouped and dash == 0 and (colour, 1) in places else {"linewidth": 1.6})
+        for colour, dash in places
+    ]
 
 
 def run_label(name: str, n: int | None = None) -> str:
@@ -213,6 +225,19 @@ def run_label(name: str, n: int | None = None) -> str:
     # matplotlib hides what starts with an underscore, and reads text between two $ as a formula.
     name = name.lstrip("_").replace("$", r"\$")
     return name if n is None else f"{name} (n = {n:,})"
+
+
+def _labels(counts: Mapping[str, int]) -> tuple[list[str], str]:
+    """Labels of runs with their numbers of images; where all have the same, the axis says it once, by the second."""
+    if len(counts) > 1 and len(shared := set(counts.values())) == 1:
+        return [run_label(name) for name in counts], f" (n = {shared.pop():,})"
+    return [run_label(name, n) for name, n in counts.items()], ""
+
+
+def _round_below(queries: float) -> float:
+    """The largest of 1, 2, 5, 10, 20, ... below a number of queries, 1 at least."""
+    steps = [step * 10.0**power for power in range(10) for step in (1, 2, 5)]
+    return max(step for step in steps if step == 1 or step < queries)
 
 
 def _query_axis(axes: Axes, start: float, end: float) -> None:
