@@ -40,7 +40,7 @@ def main(counts: Sequence[int] = (1, 10, 100, 500, 1000), seconds: float = 8.0) 
         counts: numbers of images attacked at once.
         seconds: about how long each is measured.
     """
-    attack = ZONGD(kappa=OUT_OF_REACH)
+    attack = ZONGD(samples=20, kappa=OUT_OF_REACH)
     for device in devices():
         torch.manual_seed(0)
         victim = TimedVictim(CarliniWagnerCNN()).to(device)

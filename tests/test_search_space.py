@@ -87,7 +87,7 @@ SPACE_FAULTS = {
     "whole": ("samples: {low: 1.5, high: 20}", "samples takes whole numbers, got {'low': 1.5, 'high': 20}"),
     "list": ("[1, 2]", "must map parameters to ranges, e.g. mu: {low: 0.1, high: 10, log: true}"),
     "yaml": ("mu: {low: 1", "is no YAML file: while parsing"),
-    "outside": ("mu: {low: 2, high: 3}", "attack.mu 1.0 lies outside {'low': 2, 'high': 3} of"),
+    "outside": ("mu: {low: 2, high: 3}", "attack.mu 0.15 lies outside {'low': 2, 'high': 3} of"),
     "null outside": ("iterations: {low: 1, high: 3}", "attack.iterations None lies outside"),
     "refused": ("samples: {low: -1, high: 20}", "samples -1 is refused: samples must be at least 1, got -1"),
     "wrong choice": ("fisher: {choices: [outer_product, full]}", "fisher 'full' is refused: "),

@@ -60,9 +60,9 @@ def test_trials_and_queries_are_counted(undisturbed):
 
 
 def test_trial_0_is_the_attack_as_given(undisturbed):
-    """A null learning rate is epsilon."""
+    """A null learning rate is 2 epsilon."""
     first = undisturbed[1]["results"][0]
-    assert first["params"] == {"cells": 7, "damping": 0.04, "learning_rate": 0.3, "mu": 1.0, "samples": 20}
+    assert first["params"] == {"cells": 7, "damping": 5e-05, "learning_rate": 0.6, "mu": 0.15, "samples": 6}
 
 
 def test_the_value_of_a_trial_is_that_of_the_attack(undisturbed, tmp_path):
@@ -119,7 +119,7 @@ def test_more_trials_go_on_and_fewer_are_refused(undisturbed, tmp_path, last_lin
     assert "holds 7 trials, more than trials 6: give as many or more" in last_line(TuneCLI, *words, "--trials", "6")
     assert "was made with seed = 3, this run has 4" in last_line(TuneCLI, *words, "--trials", "7", "--seed", "4")
     other = tmp_path / "other.yaml"
-    other.write_text("mu: {low: 0.5, high: 2}\n")
+    other.write_text("mu: {low: 0.1, high: 2}\n")
     line = last_line(TuneCLI, *words, "--trials", "7", "--space", str(other))
     assert "was made with space.cells = {'choices': [4, 7, 14, None]}, this run has None" in line
 

@@ -113,5 +113,5 @@ def test_bad_hyperparameters_are_named(attack, options, message):
 
 def test_repr_shows_every_hyperparameter():
     assert repr(RGESign(samples=7)) == (
-        "RGESign(epsilon=0.4, samples=7, mu=1.0, learning_rate=0.4, cells=7, iterations=None, kappa=0.0, accept='all')"
+        "RGESign(epsilon=0.4, samples=7, mu=1.0, learning_rate=0.8, cells=7, iterations=None, kappa=0.0, accept='all')"
     )

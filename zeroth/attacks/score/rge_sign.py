@@ -14,13 +14,13 @@ from zeroth.oracles import Trial
 class RGESign(SampledAttack):
     """delta <- project(delta - lambda sign(g)), g the one-sided estimate of the margin's gradient (ZO-NGD eq. 16).
 
-    The defaults are set by hand on MNIST training images.
+    The defaults are tuned on MNIST training images, 40 trials as for the other attacks.
 
     Args:
         epsilon: radius of the l_inf ball, [0, 1] pixels.
         samples: R, directions an iteration.
         mu: length of a probe's step along its unit direction.
-        learning_rate: size of the sign step; None takes epsilon.
+        learning_rate: size of the sign step; None takes 2 epsilon.
         cells: draw directions on a grid of cells x cells; None for pixels.
         iterations: give an image up after so many steps; None for no end but the budget.
         kappa: confidence of an adversarial point.
@@ -34,7 +34,7 @@ class RGESign(SampledAttack):
         self,
         *,
         epsilon: float = 0.4,
-        samples: int = 20,
+        samples: int = 3,
         mu: float = 1.0,
         learning_rate: float | None = None,
         cells: int | None = 7,

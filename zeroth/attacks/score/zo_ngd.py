@@ -44,14 +44,14 @@ class ZONGD(SampledAttack):
 
     Asks R + 1 images an iteration; the base query of one iteration is the success check of the last. Directions are
     unit vectors and estimates are scaled by D, as the published program does (the paper prints neither; mu = 1 means a
-    step of 1 / sqrt(D) a pixel). The defaults are ours, set by hand on MNIST training images;
+    step of 1 / sqrt(D) a pixel). The defaults are ours, tuned on MNIST training images (40 trials);
     ``configs/attack/zo_ngd_paper.yaml`` has the paper's.
 
     Args:
         epsilon: radius of the l_inf ball, [0, 1] pixels; paper: .4 MNIST, .2 CIFAR-10 and ImageNet.
         samples: R, directions an iteration; paper 40.
         mu: length of a probe's step; paper 1.
-        learning_rate: lambda of eq. 19, of which the paper gives no value; None takes epsilon, for sign steps.
+        learning_rate: lambda of eq. 19, of which the paper gives no value; None takes 2 epsilon, for sign steps.
         damping: gamma of eq. 18; paper .01.
         fisher: "outer_product" (eq. 12, rank one; a targeted attack takes its target for t), "two_class" (t against
             the rest, in expectation), "monte_carlo" (eq. 13), "exact" (eq. 9), or "none": eq. 3, plain descent.
@@ -70,10 +70,10 @@ class ZONGD(SampledAttack):
         self,
         *,
         epsilon: float = 0.4,
-        samples: int = 20,
-        mu: float = 1.0,
+        samples: int = 6,
+        mu: float = 0.15,
         learning_rate: float | None = None,
-        damping: float = 0.04,
+        damping: float = 5e-5,
         fisher: Fisher = "outer_product",
         fisher_samples: int = 1,
         step: Literal["natural", "sign"] = "sign",
