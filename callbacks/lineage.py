@@ -1,6 +1,5 @@
 """Where a result comes from: lineage.json in the run folder, and what a checkpoint needs to be attacked later."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from callbacks.loggers import log_config, log_files, runs_of
 from callbacks.provenance import START_KEYS, add_start, describe_start
-from zeroth.records.json_io import write_json
+from zeroth.records.json_io import read_json, write_json
 from zeroth.records.schema import config_hash, file_sha256, flatten
+
+LINEAGE = "lineage.json"
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
@@ -23,11 +24,21 @@ def parent_of(checkpoint: str | Path) -> dict[str, Any]:
     """Describe a checkpoint that a run is built on, with its own lineage where that lies beside it."""
     path = Path(checkpoint)
     parent: dict[str, Any] = {"path": str(path), "sha256": file_sha256(path)}
-    kept = path.parent.parent / "lineage.json"  # runs/<job>/<name>/checkpoints/x.ckpt
-    if kept.is_file():
-        told = json.loads(kept.read_text())
+    if (path.parent.parent / LINEAGE).is_file():  # runs/<job>/<name>/checkpoints/x.ckpt
+        told = read_lineage(path.parent.parent)
         parent |= {key: told[key] for key in ("job", "name", "config_hash", "parents") if key in told}
     return parent
+
+
+def read_lineage(folder: Path) -> dict[str, Any]:
+    """Read the lineage.json of a run folder.
+
+    Raises:
+        FileNotFoundError: it has none.
+        ValueError: it is damaged; names the file and the remedy.
+    """
+    # Record files and checkpoints tell their settings themselves, so the run can go on without it.
+    return dict(read_json(folder / LINEAGE, remedy="delete it and give the same command again, which writes it anew"))
 
 
 def write_lineage(
@@ -52,6 +63,9 @@ def write_lineage(
         parents: the victim's files, see :func:`parent_of`.
         start: see :func:`~callbacks.provenance.describe_start`; default: described now.
         more: further entries.
+
+    Raises:
+        ValueError: the lineage.json that is there is damaged.
     """
     this = settings_hash(settings)
     starts = add_start(_earlier_starts(folder, this), dict(describe_start() if start is None else start))
@@ -65,13 +79,12 @@ def write_lineage(
         "starts": starts,
         "settings": settings,
     }
-    write_json(folder / "lineage.json", told)
+    write_json(folder / LINEAGE, told)
     return told
 
 
 def _earlier_starts(folder: Path, hash_of_settings: str) -> list[dict[str, Any]]:
-    kept = folder / "lineage.json"
-    told = json.loads(kept.read_text()) if kept.is_file() else {}
+    told = read_lineage(folder) if (folder / LINEAGE).is_file() else {}
     if told.get("config_hash") != hash_of_settings:
         return []
     # A folder begun before starts were kept tells what it can of its first one.
@@ -120,6 +133,6 @@ class Lineage(Callback):
                 runs_of(trainer),
                 name,
                 "model",
-                [files["best"], self.folder / "lineage.json"],
+                [files["best"], self.folder / LINEAGE],
                 {"score": score, **told["best"]},
             )

@@ -41,6 +41,8 @@ class TuningTrial:
         total_queries: asked in all; None for a failed trial.
         seconds: that the trial took.
         failed: why these parameters could not be tried, None where they could.
+        attacked: images that the victim got right, over which the figures are; None for a failed trial, and for one of
+            a time when it was not kept.
     """
 
     number: int
@@ -51,6 +53,7 @@ class TuningTrial:
     total_queries: int | None
     seconds: float
     failed: str | None = None
+    attacked: int | None = None
 
 
 class ResultKeeper(Callback):
@@ -75,7 +78,7 @@ class ResultKeeper(Callback):
 
 
 def measure(results: Sequence[AttackResult], objective: Objective, budget: int) -> dict[str, Any]:
-    """Tell what a trial is worth: ``value``, ``success_rate``, ``mean_queries`` and ``total_queries``.
+    """Tell what a trial is worth: ``value``, ``success_rate``, ``mean_queries``, ``total_queries`` and ``attacked``.
 
     Args:
         results: of all batches.
@@ -100,6 +103,7 @@ def measure(results: Sequence[AttackResult], objective: Objective, budget: int) 
         "success_rate": float(success.mean()),
         "mean_queries": float(queries.mean()),
         "total_queries": int(sum(int(result.queries.sum()) for result in results)),
+        "attacked": int(attacked.sum()),
     }
 
 

@@ -73,7 +73,10 @@ def explain(message: str, options: list[str]) -> str:
             f": did you mean {near[0]}?" if near else "; --help lists the options"
         )
     if found := re.search(r"the following arguments are required: (.*)", message):
-        return f"option --{found.group(1)} is required"
+        missing = [
+            f"option --{name}" if f"--{name}" in options else name.upper() for name in found.group(1).split(", ")
+        ]
+        return f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} required; --help tells more"
     keys = _KEY.findall(message)
     option = keys[-1].split(".")[-1] if keys else ""
     if option in CLASS_OPTIONS and (unknown := _unknown_class(message)):

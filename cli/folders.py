@@ -1,6 +1,5 @@
 """Where a run lives, what settings it belongs to, and where its numbers go."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
-from callbacks.lineage import settings_hash
+from callbacks.lineage import LINEAGE, read_lineage, settings_hash
 from zeroth.records.json_io import difference, plain, replacing
 
 JobType = Literal["train-victim", "attack", "certify", "tune", "study"]
@@ -118,14 +117,14 @@ def refuse_other_settings(folder: Path, settings: Mapping[str, Any], growing: Se
     """Check that a run folder, if it has been used, belongs to these settings, but for those that may grow.
 
     Raises:
-        ValueError: it was made with others; names the first field that differs and the remedy.
+        ValueError: it was made with others; names the first field that differs and the remedy. Or its lineage.json is
+            damaged.
     """
-    kept = folder / "lineage.json"
-    if not kept.is_file():
+    if not (folder / LINEAGE).is_file():
         return
     was, now = (
         {key: value for key, value in told.items() if key not in growing}
-        for told in (json.loads(kept.read_text())["settings"], plain(settings))
+        for told in (read_lineage(folder)["settings"], plain(settings))
     )
     if found := difference(was, now):
         raise ValueError(

@@ -1,12 +1,17 @@
 """Datasets that torchvision can read and download, held in memory as uint8."""
 
 from abc import abstractmethod
+from pathlib import Path
+from textwrap import shorten
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from datamodules.image_datamodule import ImageDataModule, Split, data_root
 from datamodules.image_splits import Item, TensorSplit
+
+# Letters of the reason for which a dataset is missing.
+MOST_LETTERS = 60
 
 
 class TorchvisionDataModule(ImageDataModule):
@@ -67,14 +72,31 @@ class TorchvisionDataModule(ImageDataModule):
             return self.read(train=train, download=False)
         except (RuntimeError, OSError) as error:
             reason: Exception = error
+        tried, remedy = "download is off", "set download to true"
         if self.download:
+            tried, remedy = "the download failed", "try again on a machine that is online"
+            there = next(place for place in (self.root, *self.root.parents) if place.exists())
             try:
                 return self.read(train=train, download=True)
             except (RuntimeError, OSError) as error:
                 reason = error
-        tried = "the download failed" if self.download else "download is off"
+                if there != self.root:
+                    _remove_empty(self.root, keep=there)
+        # The whole answer of a server, or an advice of torchvision for programmers, is in the traceback.
+        why = shorten(str(reason), MOST_LETTERS, placeholder=" ...")
         raise FileNotFoundError(
-            f"{type(self).__name__} is not under {self.root.absolute()} and {tried} ({reason}): put torchvision's "
-            "files there, or name the folder that holds them by the argument root or the environment variable "
-            "ZEROTH_DATA, or set download to true on a machine that is online"
+            f"{type(self).__name__} is not under {self.root.absolute()} and {tried} ({why}): {remedy}, put "
+            "torchvision's files there, or name the folder that holds them by root or ZEROTH_DATA"
         ) from reason
+
+
+def _remove_empty(root: Path, *, keep: Path) -> None:
+    """Remove the empty folders that a download has made: below and at ``root``, and above it up to ``keep``."""
+    made = sorted((path for path in root.rglob("*") if path.is_dir()), reverse=True)
+    for folder in [*made, root, *root.parents]:
+        if folder == keep:
+            return
+        try:
+            folder.rmdir()
+        except OSError:  # not empty
+            continue

@@ -19,8 +19,8 @@ from experiments.cells import (
     tuning_told,
 )
 from experiments.experiment import Experiment, Job, Row, Stage
-from experiments.plan import ROOT, Plan, PlannedStage
-from zeroth.records import difference, file_sha256, write_merged
+from experiments.plan import REPORT, ROOT, Plan, PlannedStage
+from zeroth.records import difference, file_sha256, read_json, write_merged
 from zeroth.records.rows import SUFFIXES
 
 KINDS: dict[Job, CellKind] = {"attack": "attack", "certify": "certificate", "study": "study"}
@@ -43,7 +43,7 @@ def build_cell(experiment: Experiment, plan: Plan, row: Row, folder: Path) -> Ce
     planned = {stage.name: stage for stage in plan.stages}
     stage, run = experiment.stages[row.stage], ROOT / planned[row.stage].folder
     kind = KINDS[stage.job]
-    lineage = json.loads(_must(run / "lineage.json", row.stage).read_text(encoding="utf-8"))
+    lineage = _told(run / "lineage.json", row.stage, run)
     if not lineage.get("starts"):
         raise ValueError(f"{run / 'lineage.json'} tells of no start: delete the folder and run stage {row.stage} again")
     first, *later = [{key: start[key] for key in START} for start in lineage["starts"]]
@@ -51,9 +51,7 @@ def build_cell(experiment: Experiment, plan: Plan, row: Row, folder: Path) -> Ce
     origin = Origin.of(records, kind)
     measured, queries, count = measure(records, kind, experiment.radii, origin.settings)
     if kind != "study" and count < (asked := origin.images["count"] or _report(run, row.stage)["images"]):
-        raise ValueError(
-            f"stage {row.stage} has {count} of {asked} rows in {run}: run it to its end, then publish the table"
-        )
+        raise ValueError(f"stage {row.stage} has {count} of {asked} rows in {run}: {_again(run)}")
     victim = planned[str(stage.victim)]
     _require_victim(victim, row.stage, origin.checkpoint_sha256, run)
     path, tuning = stage.options.get(stage.job), None
@@ -88,20 +86,29 @@ def build_cell(experiment: Experiment, plan: Plan, row: Row, folder: Path) -> Ce
     return cell
 
 
-def _must(path: Path, stage: str) -> Path:
+def _again(run: Path) -> str:
+    """What to do where a stage that was marked as done is not whole: the programs go on with what is there."""
+    return f"delete {run}/done* and give the same command again"
+
+
+def _must(path: Path, stage: str, run: Path) -> Path:
     if not path.is_file():
-        raise FileNotFoundError(f"stage {stage} has no {path}: run it to its end, then publish the table")
+        raise FileNotFoundError(f"stage {stage} has no {path}: {_again(run)}")
     return path
 
 
+def _told(path: Path, stage: str, run: Path) -> Any:
+    return read_json(_must(path, stage, run), remedy=f"delete it, {_again(run)}")
+
+
 def _report(run: Path, stage: str) -> dict[str, Any]:
-    return json.loads(_must(run / "report.json", stage).read_text(encoding="utf-8"))
+    return _told(run / REPORT, stage, run)
 
 
 def _require_victim(victim: PlannedStage, stage: str, sha256: str | None, run: Path) -> None:
     """Refuse a run whose victim is not, or no longer, the best checkpoint of its train stage."""
     best = ROOT / victim.folder / "checkpoints" / "best.ckpt"
-    if (now := file_sha256(_must(best, victim.name))) != sha256:
+    if (now := file_sha256(_must(best, victim.name, ROOT / victim.folder))) != sha256:
         raise ValueError(
             f"stage {stage} is of the checkpoint with sha256 {sha256}, but {best} has {now}: "
             f"delete {run} and run the table again"
@@ -113,7 +120,7 @@ def _require_tuned(
 ) -> None:
     """Refuse a run of another attack than its tuning found, and a tuning on another checkpoint."""
     folder = ROOT / tune.folder
-    trials = json.loads((folder / "trials.json").read_text(encoding="utf-8"))
+    trials = _told(folder / "trials.json", tune.name, folder)
     _require_victim(victim, tune.name, trials["victim"].get("checkpoint_sha256"), folder)
     wanted, ran = tuned_settings(trials, stage.options), attack_settings(origin.settings)
     if found := difference(wanted, ran, "attack"):
@@ -125,17 +132,18 @@ def _require_tuned(
 
 def _copy_records(run: Path, stage: str, kind: CellKind, folder: Path) -> Path:
     if kind == "study":
-        return _copy(_must(run / "study.json", stage), folder / "records" / f"{stage}.json", stage)
+        return _copy(_must(run / "study.json", stage, run), folder / "records" / f"{stage}.json", stage)
     path = folder / "records" / f"{stage}{SUFFIXES[kind]}"
     try:
         write_merged(run, path, kind)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"stage {stage}: {error}; run it to its end, then publish the table") from error
+        raise FileNotFoundError(f"stage {stage}: {error}; {_again(run)}") from error
     return path
 
 
 def _copy_tuning(tune: PlannedStage, folder: Path) -> dict[str, Any]:
-    trials = _must(ROOT / tune.folder / "trials.json", tune.name)
+    run = ROOT / tune.folder
+    trials = _must(run / "trials.json", tune.name, run)
     copy = _copy(trials, folder / "tuning" / f"{tune.name}.json", tune.name)
     told = tuning_told(json.loads(copy.read_text(encoding="utf-8")))
     return {**told, "file": copy.relative_to(folder).as_posix(), "sha256": file_sha256(copy)}

@@ -16,6 +16,7 @@ from zeroth.records import (
     flatten,
     merge_records,
     plain,
+    read_json,
     read_records,
 )
 
@@ -52,8 +53,8 @@ class Cell:
         config: ``path`` of the config in the experiment, ``hash`` of the settings that decide the rows, and the
             method's resolved ``settings`` by dotted key.
         norm: the attack's norm, None for other kinds.
-        tuning: ``trials``, ``seed``, ``objective``, number of ``images`` and their ``split``, and the ``file`` with its
-            ``sha256``; None for a method that was not tuned.
+        tuning: ``trials``, ``seed``, ``objective``, number of ``images``, their ``split`` and, where the tuning tells,
+            how many were ``attacked``, and the ``file`` with its ``sha256``; None for a method that was not tuned.
         commit: git commit of the code, with "+changes" where the tree was dirty.
         hardware: processor, cores, memory, GPUs.
         versions: library -> version.
@@ -100,24 +101,29 @@ class Cell:
         Raises:
             ValueError: the method has no such setting; lists those that it has.
         """
-        settings = {name.replace(".init_args.", "."): value for name, value in self.config["settings"].items()}
+        settings = by_option(self.config["settings"])
         if key not in settings:
             raise ValueError(f"{self.method} has no setting {key}, it has {', '.join(sorted(settings))}")
         return settings[key]
 
 
-def read_cell(path: Path) -> Cell:
+def read_cell(path: Path, remedy: str) -> Cell:
     """Read a cell back.
 
+    Args:
+        path: the file.
+        remedy: the command that publishes the table again.
+
     Raises:
-        ValueError: the file is no cell of this version; the message names it.
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, or no cell of this version; the message names it and the remedy.
     """
+    told = read_json(path, remedy=remedy)
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
         require_version(told, CELL_VERSION)
         return Cell(**told)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no cell of this version ({error}): publish the table again") from error
+        raise ValueError(f"{path} is no cell of this version ({error}): {remedy}") from error
 
 
 def require_version(told: Mapping[str, Any], version: int) -> None:
@@ -165,7 +171,17 @@ class Origin:
     @property
     def method(self) -> dict[str, Any]:
         """The settings that belong to the method."""
-        return {key: value for key, value in self.settings.items() if key.partition(".")[0] not in _TOLD_ELSEWHERE}
+        return method_settings(self.settings)
+
+
+def method_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick the settings of the method from all that decide the rows, by dotted key."""
+    return {key: value for key, value in settings.items() if key.partition(".")[0] not in _TOLD_ELSEWHERE}
+
+
+def by_option(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Name settings by their command line options: "attack.init_args.mu" is "attack.mu"."""
+    return {name.replace(".init_args.", "."): value for name, value in settings.items()}
 
 
 def measure(
@@ -192,7 +208,8 @@ def measure(
 def tuning_told(trials: Mapping[str, Any]) -> dict[str, Any]:
     """Pick what a cell says of its tuning from what trials.json says."""
     told = {key: trials[key] for key in ("trials", "seed", "objective", "images")}
-    return {**told, "split": trials["selection"]["split"]}
+    attacked = trials["best"].get("attacked")  # older tunings do not tell
+    return {**told, "split": trials["selection"]["split"], **({} if attacked is None else {"attacked": attacked})}
 
 
 def tuned_settings(trials: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Reads an experiment file: variables filled in for a scale, every field checked, before anything runs."""
 
 import difflib
+import math
 import re
 from argparse import ArgumentError
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -16,11 +17,16 @@ from experiments.experiment import Experiment, Job, Picture, Row, Scale, Stage
 
 # What a row of each kind of table may report.
 REPORTING: dict[str, Job] = {"attack": "attack", "certificate": "certify", "study": "study"}
+# Pictures that each kind of table can have.
+PICTURES = {"attack": ("success", "success_vs", "queries_vs"), "certificate": ("certified",), "study": ("study",)}
+# Figures of the paper that a row may report; those of a study are in words of its own.
+FIGURES = {"attack": ("success_rate", "queries_to_success"), "certificate": ("certified_accuracy", "acr")}
 # The plan gives these to the stages.
 _PLANNED = re.compile(r"run(\..*)?|checkpoint|shard|trainer\.devices")
 # A stage names a run folder and a rule of the workflow; "all" is the rule that asks for all of them.
 _STAGE_NAME = re.compile(r"(?!all$)\w[\w.-]*")
 _VARIABLE = re.compile(r"\{(\w+)\}")
+_RADIUS = re.compile(r"\d+(\.\d+)?")
 
 
 def load_experiment(path: str | Path, scale: Scale) -> Experiment:
@@ -111,14 +117,16 @@ def _check_keys(kind: type, value: Mapping[str, Any], where: str) -> None:
     start = f"{where}." if where else ""
     for key in value:
         if key not in _names(kind):
-            near = difflib.get_close_matches(str(key), _names(kind), n=1)
-            raise ValueError(
-                f"unknown key {start}{key}{f', did you mean {near[0]}?' if near else ''} "
-                f"({kind.__name__} takes {', '.join(_names(kind))})"
-            )
+            raise ValueError(unknown_key(f"{start}{key}", str(key), _names(kind), kind.__name__))
     for field in fields(kind):
         if field.name not in value and field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"{start}{field.name} is missing: {kind.__name__} needs it")
+
+
+def unknown_key(field: str, key: str, known: Sequence[str], whose: str) -> str:
+    """Say that a key is unknown, what it may have meant, and what there is."""
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"unknown key {field}{f', did you mean {near[0]}?' if near else ''} ({whose} takes {', '.join(known)})"
 
 
 def _typed(kind: type, value: Any, where: str) -> Any:
@@ -183,8 +191,37 @@ def _check_tables(experiment: Experiment, scale: Scale) -> None:
         if fitting is None or fitting.job != job:
             names = ", ".join(name for name, stage in experiment.stages.items() if stage.job == job)
             raise ValueError(f"rows[{place}].stage: {row.stage!r} is no {job} stage; those are: {names or 'none'}")
+        if experiment.kind in FIGURES:
+            _check_reported(f"rows[{place}].reported", row.reported, FIGURES[experiment.kind], experiment.kind)
     for name, picture in experiment.pictures.items():
         if missing := [method for method in picture.rows if method not in seen["method"]]:
             raise ValueError(f"pictures.{name}.rows: no row has the method {missing[0]!r}")
+        if picture.kind not in (fit := PICTURES[experiment.kind]):
+            raise ValueError(
+                f"pictures.{name}.kind: {picture.kind!r} does not fit a table of kind {experiment.kind}, which has "
+                f"{', '.join(fit)}"
+            )
         if picture.kind.endswith("_vs") != (picture.over is not None):
             raise ValueError(f"pictures.{name}.over: kinds success_vs and queries_vs, and no other, need it")
+
+
+def _check_reported(where: str, reported: Mapping[str, Any], known: Sequence[str], kind: str) -> None:
+    """Check the names and the range of a paper's figures; None stands for one that it does not have."""
+    for name, value in reported.items():
+        if name not in known:
+            raise ValueError(unknown_key(f"{where}.{name}", str(name), known, f"a row of kind {kind}"))
+        if name == "certified_accuracy" and value is not None:
+            if not isinstance(value, dict):
+                raise ValueError(f"{where}.{name} must map radii to fractions, got {value!r}")
+            for radius, share in value.items():
+                if not isinstance(radius, str) or not _RADIUS.fullmatch(radius):
+                    raise ValueError(f"{where}.{name}: a radius is a number in quotes, e.g. '0.25', got {radius!r}")
+                _check_figure(f"{where}.{name}.{radius}", share, most=1)
+        else:
+            _check_figure(f"{where}.{name}", value, most=1 if name == "success_rate" else math.inf)
+
+
+def _check_figure(where: str, value: Any, *, most: float) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (number and 0 <= value <= most):
+        raise ValueError(f"{where} must be {'a fraction from 0 to 1' if most == 1 else 'a number >= 0'}, got {value!r}")

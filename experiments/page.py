@@ -1,6 +1,5 @@
 """A published folder as its readers see it: table.md, README.md and pictures, all made from its cells and records."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from experiments.cells import Cell, CellKind, read_cell, require_version
 from experiments.experiment import Picture, Scale
 from experiments.pictures import save_picture
 from experiments.tables import table_markdown
-from zeroth.records import header_path, write_json, write_text
+from zeroth.records import header_path, read_json, write_json, write_text
 
 PAGE_FILE = "experiment.json"
 # Raised when a field is added, removed or changes its meaning.
@@ -75,7 +74,7 @@ class Page:
 
     def readme(self, cells: Sequence[Cell]) -> str:
         """Text of README.md: title, text, table, notes, pictures, and how to make it again."""
-        notes = "".join(f"- {cell.method}: {note}\n" for cell in cells for note in _notes(cell))
+        notes = notes_text(cells)
         pictures = "\n".join(
             f"![{picture.title or stem}]({stem}.png)\n" + f"\n{picture.title}.\n" * bool(picture.title)
             for stem, picture in self.pictures.items()
@@ -92,11 +91,21 @@ class Page:
         return "\n".join(part for part in parts if part)
 
 
+def notes_text(cells: Sequence[Cell]) -> str:
+    """A list of the notes, each once; those that are not common to all lines say whose they are."""
+    methods: dict[str, list[str]] = {}
+    for cell in cells:
+        for note in _notes(cell):
+            methods.setdefault(note, []).append(cell.method)
+    lines = [note if len(whose) == len(cells) else f"{'; '.join(whose)}: {note}" for note, whose in methods.items()]
+    return "".join(f"- {line}\n" for line in lines)
+
+
 def _notes(cell: Cell) -> list[str]:
     """Notes of the experiment, and those that a study makes itself."""
     told = [cell.note] if cell.note else []
     if cell.kind == "study":
-        told += [f"the paper: {cell.measured['reported']}"] if cell.measured.get("reported") else []
+        told += [f"The paper reports: {cell.measured['reported']}."] if cell.measured.get("reported") else []
         told += cell.measured.get("notes", [])
     return told
 
@@ -106,19 +115,23 @@ def read_page(folder: Path) -> tuple[Page, list[Cell]]:
 
     Raises:
         FileNotFoundError: no experiment.json, or a cell is missing.
-        ValueError: a file of another version; the message names it.
+        ValueError: a file that is damaged or of another version; the message names it and the remedy.
     """
     path = folder / PAGE_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no published table: it has no {PAGE_FILE}")
+    # The folder is <results>/<paper>/<table>/<scale>.
+    paper, table, scale = folder.absolute().parts[-3:]
+    remedy = f"publish the table again by python reproduce.py configs/experiment/{paper}/{table}.yaml --scale {scale}"
+    told = read_json(path, remedy=remedy)
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
         require_version(told, PAGE_VERSION)
         pictures = {stem: Picture(**picture) for stem, picture in told.pop("pictures").items()}
         page = Page(**told, pictures=pictures)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no page of this version ({error}): publish the table again") from error
-    return page, [read_cell(folder / f"{stage}.json") for stage in page.rows]
+        raise ValueError(f"{path} is no page of this version ({error}): {remedy}") from error
+    remedy = f"publish the table again by python reproduce.py {page.file} --scale {page.scale}"
+    return page, [read_cell(folder / f"{stage}.json", remedy) for stage in page.rows]
 
 
 def write_page(folder: Path, page: Page, cells: Sequence[Cell]) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments.cells import Cell
+from experiments.cells import Cell, by_option
 from experiments.experiment import Picture
 from zeroth.records import config_hash, merge_records
 from zeroth.records.charts import bars_figure, setting_figure
@@ -93,7 +93,7 @@ def setting_lines(picture: Picture, cells: Sequence[Cell]) -> dict[str, pd.DataF
     for cell in cells:
         if not isinstance(value := cell.setting(picture.over), int | float) or isinstance(value, bool):
             raise ValueError(f"{picture.over} of {cell.method} is {value!r}: only numbers can stand on an axis")
-        settings = {key.replace(".init_args.", "."): item for key, item in cell.config["settings"].items()}
+        settings = by_option(cell.config["settings"])
         del settings[picture.over]
         groups.setdefault(config_hash({**settings, "victim": cell.subject["checkpoint_sha256"]}), []).append(cell)
     lines: dict[str, pd.DataFrame] = {}
@@ -138,7 +138,8 @@ def _study_figure(cells: Sequence[Cell]) -> Figure:
     x, y = study["x"], study["y"]["name"]
     lines = {line["name"]: _line_table(x["values"], line) for line in study["lines"]}
     if study["kind"] == "bars":
-        return bars_figure([str(mark) for mark in x["values"]], lines, x=x["name"], y=y)
+        values = [value for line in study["lines"] for value in line["values"]]
+        return bars_figure([str(mark) for mark in x["values"]], lines, x=x["name"], y=y, log_y=spans_decade(values))
     return setting_figure(lines, x=x["name"], y=y, log_x=x.get("log", False))
 
 

@@ -29,6 +29,15 @@ FOLDERS: dict[Job, str] = {
 # Jobs whose images are independent, so that shards and devices may divide them and every row stays what it is. A
 # training is none of them: N devices see N batches a step, and the victim would be another one.
 DIVISIBLE: tuple[Job, ...] = ("attack", "certify")
+# What a job leaves in its folder for the stages that follow and for the table.
+REPORT = "report.json"
+PRODUCTS: dict[Job, tuple[str, ...]] = {
+    "train": ("checkpoints/best.ckpt",),
+    "tune": ("tuned.yaml", "trials.json"),
+    "attack": (REPORT,),
+    "certify": (REPORT,),
+    "study": ("study.json",),
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class PlannedStage:
         seconds: time of that on 2 CPU cores, None where nobody can tell.
         at_most: whether the two are bounds rather than expectations.
         markers: a file for each command, there when the command has ended well.
-        done: whether an earlier start finished it.
+        done: whether an earlier start finished it, see :func:`finished`.
         data: class_path and init_args of its images.
         images: the selection of images, empty for a training.
     """
@@ -129,7 +138,8 @@ def make_plan(
         devices: devices of each attack and certification, by Lightning's DDP; None leaves one.
 
     Raises:
-        ValueError: a stage's options are wrong; tunings of unequal effort; shards or devices below 1.
+        ValueError: a stage's options are wrong, tunings of unequal effort, or a picture over no setting, which name the
+            file and the field; shards or devices below 1.
     """
     for name, value in (("shards", shards), ("devices", devices)):
         if value is not None and value < 1:
@@ -137,7 +147,11 @@ def make_plan(
     runs, table = rooted(runs), f"{Path(file).absolute().parent.name}/{Path(file).stem}"
     run_options = {"run.root": str(runs), "run.group": table, "run.tags": _tags(table, experiment.dataset[scale])}
     planned: dict[str, PlannedStage] = {}
-    for name, resolved in resolve(experiment).items():
+    try:
+        found = resolve(experiment)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    for name, resolved in found.items():
         stage = experiment.stages[name]
         folder = runs / FOLDERS[stage.job] / f"{resolved.prefix}-{resolved.hash[:8]}"
         command = _command(stage, planned, run_options | {"run.name": folder.name})
@@ -160,7 +174,7 @@ def make_plan(
             seconds=cost.seconds,
             at_most=cost.at_most,
             markers=[folder / f"done.{part}" for part in parts] or [folder / "done"],
-            done=finished(folder),
+            done=finished(folder, stage.job),
             data=resolved.data,
             images=resolved.config.get("images") or {},
         )
@@ -173,13 +187,24 @@ def rooted(path: Path) -> Path:
     return whole.relative_to(ROOT) if whole.is_relative_to(ROOT) else whole
 
 
-def finished(folder: Path) -> bool:
-    """Whether a stage was run to its end, in one command or in any number of shards."""
-    if (ROOT / folder / "done").is_file():
+def finished(folder: Path, job: Job) -> bool:
+    """Whether a stage was run to its end, in one command or in any number of shards, and what it made is there."""
+    place = ROOT / folder
+    if not all((place / name).is_file() for name in PRODUCTS[job]):
+        return False
+    if (place / "done").is_file() and (job not in DIVISIBLE or _complete(place / REPORT)):
         return True
-    found = [re.fullmatch(r"done\.(\d+)of(\d+)", path.name) for path in (ROOT / folder).glob("done.*of*")]
+    # Of shards that ran on several machines no report needs to tell of all rows.
+    found = [re.fullmatch(r"done\.(\d+)of(\d+)", path.name) for path in place.glob("done.*of*")]
     shards = {(int(match[1]), int(match[2])) for match in found if match}
     return any(all((k, n) in shards for k in range(1, n + 1)) for _, n in shards)
+
+
+def _complete(report: Path) -> bool:
+    try:
+        return json.loads(report.read_text(encoding="utf-8"))["complete"] is True
+    except (ValueError, KeyError, TypeError):  # damaged: the stage writes it anew
+        return False
 
 
 def _command(stage: Stage, before: Mapping[str, PlannedStage], run_options: Mapping[str, str]) -> list[str]:

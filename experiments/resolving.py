@@ -1,5 +1,6 @@
 """What a stage's options mean to the program that it starts: parsed by its real command line, with nothing built."""
 
+import difflib
 import importlib
 import inspect
 import json
@@ -20,8 +21,9 @@ from cli.folders import result_settings
 from cli.parser import ZerothParser
 from cli.training import default_name
 from cli.victims import VictimOptions
+from experiments.cells import by_option, method_settings
 from experiments.experiment import Experiment, Stage
-from zeroth.records import difference
+from zeroth.records import difference, flatten
 
 # What all tunings of an experiment share: a method that is tried more often, or on more images, looks the better one.
 EFFORT = ("trials", "images", "budget", "seed", "objective")
@@ -38,20 +40,22 @@ class Resolved:
         data: class_path and init_args of the images; an evaluation has those of its victim unless it says otherwise.
         prefix: what the run folder's name begins with: the config file's stem of a train stage, since experiments
             share their victims, else the stage's name.
+        settings: the part of the configuration that decides the outcome.
     """
 
     config: dict[str, Any]
     hash: str
     data: dict[str, Any]
     prefix: str
+    settings: dict[str, Any]
 
 
 def resolve(experiment: Experiment) -> dict[str, Resolved]:
     """Resolve all stages, in their order.
 
     Raises:
-        ValueError: a program does not take an option or its value, or two tunings get unequal effort; names the
-            stages, the option and the remedy.
+        ValueError: a program does not take an option or its value, two tunings get unequal effort, or a picture is
+            drawn over what is no setting of its rows; names the field and the remedy.
     """
     found: dict[str, Resolved] = {}
     for name, stage in experiment.stages.items():
@@ -61,8 +65,9 @@ def resolve(experiment: Experiment) -> dict[str, Resolved]:
             else:
                 found[name] = _resolve_evaluation(name, stage, experiment, found)
         except (ValueError, TypeError, FileNotFoundError) as error:
-            raise ValueError(f"stage {name}: {error}") from error
+            raise ValueError(f"stages.{name}: {error}") from error
     check_equal_effort({name: found[name].config for name, stage in experiment.stages.items() if stage.job == "tune"})
+    _check_axes(experiment, found)
     return found
 
 
@@ -86,6 +91,24 @@ def check_equal_effort(tunings: Mapping[str, Mapping[str, Any]]) -> None:
                     f"stages {first} and {name} differ in {field}, {one!r} and {two!r}: all tunings of an experiment "
                     "get equal effort, so give both the same value, under defaults.tune say"
                 )
+
+
+def _check_axes(experiment: Experiment, found: Mapping[str, Resolved]) -> None:
+    """Check that each row of a picture over a setting has that setting, and a number for it."""
+    for name, picture in experiment.pictures.items():
+        drawn = [row for row in experiment.rows if not picture.rows or row.method in picture.rows]
+        for row in drawn if picture.over is not None else []:
+            settings = by_option(method_settings(flatten(found[row.stage].settings)))
+            field, key = f"pictures.{name}.over", str(picture.over)
+            if key not in settings:
+                near = difflib.get_close_matches(key, list(settings), n=1)
+                hint = f", did you mean {near[0]}?" if near else ""
+                known = ", ".join(sorted(settings))
+                raise ValueError(f"{field}: {row.method} has no setting {key}{hint} (it has {known})")
+            value = settings[key]
+            tuned = experiment.stages[row.stage].tuned is not None  # what it will be is not known yet
+            if not tuned and (not isinstance(value, int | float) or isinstance(value, bool)):
+                raise ValueError(f"{field}: {key} of {row.method} is {value!r}: only numbers can stand on an axis")
 
 
 def option_words(options: Mapping[str, Any]) -> list[str]:
@@ -139,6 +162,7 @@ def _resolve_train(stage: Stage) -> Resolved:
         settings_hash(result_settings(config)),
         config["data"],
         default_name(parsed.words, config["model"]),
+        result_settings(config),
     )
 
 
@@ -157,13 +181,14 @@ def _resolve_evaluation(name: str, stage: Stage, experiment: Experiment, before:
     except (ValueError, TypeError) as error:
         raise ValueError(explain(str(error), [])) from error
     parsed.victim_options = VictimOptions(**parsed.resolved["victim"])
+    settings = parsed.outcome_settings()
     outcome = {
         "job": stage.job if stage.study is None else f"{stage.job} {stage.study}",
-        "settings": parsed.outcome_settings(),
+        "settings": settings,
         "victim": victim.hash,
         "tuned": None if stage.tuned is None else before[stage.tuned].hash,
     }
-    return Resolved(parsed.resolved, settings_hash(outcome), parsed.resolved["data"], name)
+    return Resolved(parsed.resolved, settings_hash(outcome), parsed.resolved["data"], name, settings)
 
 
 def _parsed(command: Any, words: list[str]) -> Any:

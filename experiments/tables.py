@@ -1,6 +1,6 @@
 """The table of a published folder in Markdown, ours beside the paper's, made from its cells alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -78,11 +78,17 @@ def tuning_text(cells: Sequence[Cell]) -> str:
         return ""
     told = {
         f"{cell.tuning['trials']} trials on {cell.tuning['images']} images of the {cell.tuning['split']} split"
-        f" (seed {cell.tuning['seed']})"
+        f"{_of_which(cell.tuning)} (seed {cell.tuning['seed']})"
         for cell in tuned
         if cell.tuning
     }
     return f"Tuned lines had {' or '.join(sorted(told))} each"
+
+
+def _of_which(tuning: Mapping[str, Any]) -> str:
+    """Say how many of the tuning's images were attacked, where it tells and they are not all."""
+    attacked = tuning.get("attacked", tuning["images"])
+    return "" if attacked == tuning["images"] else f", of which {attacked} attacked"
 
 
 def _attack_caption(cells: Sequence[Cell]) -> list[str]:

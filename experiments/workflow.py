@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 from functools import partial
@@ -17,6 +18,7 @@ from typing import Any, get_args
 import pandas as pd
 from filelock import Timeout
 
+from callbacks.lineage import LINEAGE, read_lineage
 from callbacks.provenance import commit_of
 from callbacks.selection import Selection
 from cli.parser import PARSER, ZerothParser
@@ -75,6 +77,8 @@ def reproduce(words: Sequence[str] | None = None) -> None:
     if left and sys.platform == "win32":
         raise ValueError("stages are run on Linux and macOS alone: use WSL on Windows, where only --dry-run works")
     threads = threads_of(options.jobs, given[cut + 1 :])
+    require_writable("runs", ROOT / runs)
+    require_writable("results", ROOT / results)
     check_data(plan)
     plan.place.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -97,12 +101,28 @@ def reproduce(words: Sequence[str] | None = None) -> None:
     console.print(f"published: {folder}", soft_wrap=True)
 
 
+def require_writable(option: str, folder: Path) -> None:
+    """See that a folder, or the nearest one above it that is there, takes a file; leaves nothing behind.
+
+    Raises:
+        ValueError: it does not; names the option and the remedy.
+    """
+    near = next(place for place in (folder, *folder.parents) if os.path.exists(place))
+    try:
+        with tempfile.TemporaryFile(dir=near) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise ValueError(
+            f"--{option} {folder}: {near} takes no file ({error.strerror}): name a folder that you may write to"
+        ) from error
+
+
 def check_data(plan: Plan) -> None:
     """See that the images of all stages that are to run are there, downloading what can be.
 
     Raises:
         FileNotFoundError: a dataset is missing; says how to get it.
-        ValueError: a split has fewer images than a stage takes.
+        ValueError: a split has fewer images than a stage takes; names the file and the stage.
     """
     built: dict[str, Any] = {}
     for stage in plan.stages:
@@ -117,7 +137,7 @@ def check_data(plan: Plan) -> None:
             try:
                 selection.places(len(built[key].dataset(selection.split)))
             except ValueError as error:
-                raise ValueError(f"stage {stage.name}: {error}") from error
+                raise ValueError(f"{plan.file}: stages.{stage.name}: {error}") from error
 
 
 def threads_of(jobs: int, words: Sequence[str]) -> int:
@@ -153,6 +173,11 @@ def run_stages(plan: Plan, *, jobs: int, threads: int = 1, gpus: int = 0, words:
     Raises:
         SystemExit: a command failed, or the run was stopped.
     """
+    for stage in plan.stages:
+        # Marked, but what it made is gone: Snakemake would see nothing to do.
+        if not stage.done and all(marker.is_file() for marker in stage.markers):
+            for marker in stage.markers:
+                marker.unlink()
     place = plan.write()
     engine = [sys.executable, "-m", "snakemake", "--config", f"plan={place}", f"threads={threads}", f"gpu={gpus}"]
     # Its own files go beside the plan. No lock of its own: a killed start would leave it behind.
@@ -197,7 +222,7 @@ def show_plan(plan: Plan) -> None:
             "job": stage.job,
             "state": "done" if stage.done else "to run",
             "queries": "" if stage.done else _queries([stage]),
-            "time": "" if stage.done else _time([stage]),
+            "query time": "" if stage.done else _time([stage]),
             "folder": str(stage.folder),
         }
         for stage in plan.stages
@@ -206,7 +231,7 @@ def show_plan(plan: Plan) -> None:
     console.print(rich_table(pd.DataFrame(rows, dtype=object), f"{plan.experiment} at scale {plan.scale}"))
     told = f"{len(left)} of {len(plan.stages)} stages to run"
     if any(stage.queries is not None for stage in left):
-        told += f"; queries: {_queries(left)}; time on 2 CPU cores: {_time(left)}"
+        told += f"; queries: {_queries(left)}; query time on 2 CPU cores: {_time(left)}"
     if any(stage.queries is None for stage in left):
         told += f"; not counted: {', '.join(stage.name for stage in left if stage.queries is None)}"
     console.print(told, soft_wrap=True)
@@ -219,10 +244,9 @@ def made_elsewhere(plan: Plan) -> dict[str, list[str]]:
     here = commit_of(ROOT)
     found: dict[str, list[str]] = {}
     for stage in plan.stages:
-        lineage = ROOT / stage.folder / "lineage.json"
-        if here is None or not stage.done or not lineage.is_file():
+        if here is None or not stage.done or not (ROOT / stage.folder / LINEAGE).is_file():
             continue
-        commit = json.loads(lineage.read_text(encoding="utf-8")).get("commit")
+        commit = read_lineage(ROOT / stage.folder).get("commit")
         if commit not in (None, here, here.removesuffix("+changes")):
             found.setdefault(commit, []).append(stage.name)
     return found
@@ -259,7 +283,8 @@ def _failure(plan: Plan, place: Path) -> str:
 
 
 def _parser() -> ZerothParser:
-    settings: dict[str, Any] = PARSER | {"description": EXAMPLES}
+    usage = "%(prog)s EXPERIMENT [options] [-- snakemake options]"
+    settings: dict[str, Any] = PARSER | {"description": EXAMPLES, "usage": usage}
     parser = ZerothParser(**settings)
     parser.add_argument("experiment", type=str, help="experiment file, configs/experiment/<paper>/<table>.yaml")
     parser.add_argument("--scale", type=Scale, default="mnist", help=f"one of {', '.join(get_args(Scale))}")

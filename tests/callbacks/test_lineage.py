@@ -5,6 +5,7 @@ import json
 import pytest
 
 from callbacks.lineage import parent_of, settings_hash, write_lineage
+from cli.folders import refuse_other_settings
 from zeroth.records.schema import file_sha256
 
 SETTINGS = {"budget": 400, "attack": {"epsilon": 0.2}}
@@ -90,3 +91,17 @@ def test_a_parent_is_its_hash_and_its_run(tmp_path, beside):
         write_lineage(tmp_path / "run", "train-victim", SETTINGS, start=start())
         expected |= {"job": "train-victim", "name": "run", "config_hash": settings_hash(SETTINGS), "parents": []}
     assert parent_of(checkpoint) == expected
+
+
+def test_a_damaged_lineage_is_named_with_the_remedy(tmp_path):
+    (tmp_path / "lineage.json").write_text('{"job": ')
+    (tmp_path / "checkpoints").mkdir()
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    best.touch()
+    for read in (
+        lambda: write_lineage(tmp_path, "attack", SETTINGS),
+        lambda: refuse_other_settings(tmp_path, SETTINGS),
+        lambda: parent_of(best),
+    ):
+        with pytest.raises(ValueError, match=r"lineage\.json is damaged \(Expecting value.*\): delete it and give the"):
+            read()

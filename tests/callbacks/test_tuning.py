@@ -28,6 +28,7 @@ def test_what_a_trial_is_worth():
         "success_rate": pytest.approx(2 / 3),
         "mean_queries": (11 + 40 + 31) / 3,
         "total_queries": 84,
+        "attacked": 3,
     }
     assert measure([one, two], "distance", 100)["value"] == 0.75
     assert measure([one], "distance", 100)["value"] == inf

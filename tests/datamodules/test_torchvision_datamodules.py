@@ -96,7 +96,9 @@ def test_augmentation_is_for_training_alone(datamodule: type, sources: list[bool
 def test_missing_data_says_how_to_get_it(datamodule: type, tmp_path: Path) -> None:
     data = datamodule(root=str(tmp_path), download=False)
     for step in (data.prepare_data, data.setup):
-        with pytest.raises(FileNotFoundError, match=r"download is off.*ZEROTH_DATA.*download to true") as caught:
+        with pytest.raises(
+            FileNotFoundError, match=r"download is off.*: set download to true, .*ZEROTH_DATA"
+        ) as caught:
             step()
         assert str(tmp_path) in str(caught.value)
 
@@ -106,8 +108,33 @@ def test_a_failed_download_is_told_as_such(tmp_path: Path, monkeypatch: pytest.M
         raise OSError("no route to host") if download else RuntimeError("Dataset not found")
 
     monkeypatch.setattr(datasets, "CIFAR10", offline)
-    with pytest.raises(FileNotFoundError, match=r"the download failed \(no route to host\).*ZEROTH_DATA"):
+    told = r"the download failed \(no route to host\): try again on a machine that is online, put .*ZEROTH_DATA"
+    with pytest.raises(FileNotFoundError, match=told) as caught:
         CIFAR10(root=str(tmp_path)).prepare_data()
+    assert "set download" not in str(caught.value)
+    with pytest.raises(FileNotFoundError, match=r"download is off \(Dataset not found\): set download to true, put "):
+        CIFAR10(root=str(tmp_path), download=False).prepare_data()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_failed_download_is_told_in_short_and_leaves_no_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    root = tmp_path / "some" / "data"
+    if there:
+        (root / "mine").mkdir(parents=True)
+
+    def refused(root: str, train: bool, download: bool) -> None:
+        if download:
+            (Path(root) / "CIFAR10" / "raw").mkdir(parents=True)
+        raise RuntimeError("403 Forbidden: " + "who are you, " * 99 + "\nasked the server")
+
+    monkeypatch.setattr(datasets, "CIFAR10", refused)
+    with pytest.raises(FileNotFoundError) as caught:
+        CIFAR10(root=str(root)).prepare_data()
+    message = str(caught.value)
+    assert "\n" not in message and len(message.replace(str(root), "")) < 240 and "403 Forbidden" in message
+    assert (root / "mine").is_dir() if there else list(tmp_path.iterdir()) == []
 
 
 def test_the_root_is_the_argument_then_the_environment_then_data(monkeypatch: pytest.MonkeyPatch) -> None:

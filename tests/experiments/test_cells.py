@@ -120,11 +120,14 @@ def test_a_setting_is_found_by_the_key_of_its_option(attacks, key, value):
 def test_a_cell_is_read_back(attacks, tmp_path):
     path = tmp_path / "cell.json"
     write_json(path, attacks[1].to_dict())
-    assert read_cell(path) == attacks[1]
+    assert read_cell(path, "do this") == attacks[1]
     for change in ({"schema_version": 0}, {"strange": 1}):
         write_json(path, attacks[1].to_dict() | change)
-        with pytest.raises(ValueError, match=r"cell.json is no cell of this version .*publish the table again"):
-            read_cell(path)
+        with pytest.raises(ValueError, match=r"cell.json is no cell of this version .*: do this"):
+            read_cell(path, "do this")
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"cell.json is damaged \(Expecting .*\): do this"):
+        read_cell(path, "do this")
 
 
 def test_no_cell_tells_a_path_of_the_machine(tmp_path):
@@ -164,7 +167,9 @@ def test_a_run_that_is_not_complete_is_refused(tmp_path, count):
     folder = plan.stages[2].folder
     (folder / "attack.jsonl").unlink()
     write_run(folder, "attack", told, ATTACK_ROWS[:3])
-    with pytest.raises(ValueError, match=r"stage plain-all has 3 of 4 rows in .*plain-all-.*: run it to its end"):
+    with pytest.raises(
+        ValueError, match=r"stage plain-all has 3 of 4 rows in (.*plain-all-.*): delete \1/done\* and give the same"
+    ):
         cells_of((experiment, plan), tmp_path)
 
 
@@ -172,7 +177,7 @@ def test_a_run_that_is_not_complete_is_refused(tmp_path, count):
 def test_a_run_that_is_not_there_is_named(tmp_path, missing):
     experiment, plan = attack_experiment(tmp_path / "runs")
     (plan.stages[2].folder / missing).unlink()
-    with pytest.raises(FileNotFoundError, match=r"stage plain-all.*run it to its end, then publish the table"):
+    with pytest.raises(FileNotFoundError, match=r"stage plain-all.*delete .*plain-all-.*/done\* and give the same"):
         cells_of((experiment, plan), tmp_path)
 
 
@@ -206,7 +211,7 @@ def test_a_run_of_an_older_checkpoint_is_refused(tmp_path, make):
 def test_a_victim_without_a_checkpoint_is_named(tmp_path):
     experiment, plan = attack_experiment(tmp_path / "runs")
     (plan.stages[0].folder / "checkpoints" / "best.ckpt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"stage victim has no .*best.ckpt: run it to its end"):
+    with pytest.raises(FileNotFoundError, match=r"stage victim has no .*best.ckpt: delete .*digits-.*/done\* and"):
         cells_of((experiment, plan), tmp_path)
 
 

@@ -56,6 +56,10 @@ def test_the_options_of_a_stage_win_over_the_defaults_of_its_job(tmp_path):
         ({"rows": [{"method": m, "stage": "zo"} for m in "ab"]}, "rows[1].stage: 'zo' has a row already"),
         ({"pictures": {"p": {"kind": "success", "rows": ["b"]}}}, "pictures.p.rows: no row has the method 'b'"),
         ({"pictures": {"p": {"kind": "success_vs"}}}, "pictures.p.over: kinds success_vs and queries_vs, and no other"),
+        (
+            {"pictures": {"p": {"kind": "certified"}}},
+            "pictures.p.kind: 'certified' does not fit a table of kind attack, which has success, success_vs,",
+        ),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
@@ -64,6 +68,34 @@ def test_a_wrong_file_is_told_the_field_the_value_and_the_remedy(tmp_path, chang
     with pytest.raises(ValueError) as told:
         load_experiment(path, "digits")
     assert str(told.value).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reported", "message"),
+    [
+        ("attack", {"success_rate": 0.5, "queries_to_success": 3.5}, None),
+        ("attack", {"success_rate": None}, None),
+        ("attack", {"succes_rate": 1}, "unknown key {}.succes_rate, did you mean success_rate? (a row of kind attack "),
+        ("attack", {"acr": 0.5}, "unknown key {}.acr (a row of kind attack takes success_rate, queries_to_success)"),
+        ("attack", {"success_rate": 98.7}, "{}.success_rate must be a fraction from 0 to 1, got 98.7"),
+        ("attack", {"success_rate": "98 %"}, "{}.success_rate must be a fraction from 0 to 1, got '98 %'"),
+        ("attack", {"queries_to_success": -1}, "{}.queries_to_success must be a number >= 0, got -1"),
+        ("certificate", {"certified_accuracy": {"0": 1, "0.25": 0.5, "0.5": None}, "acr": 1.5}, None),
+        ("certificate", {"certified_accuracy": {"0.25": 50}}, "{}.certified_accuracy.0.25 must be a fraction"),
+        ("certificate", {"certified_accuracy": {"r": 0.5}}, "{}.certified_accuracy: a radius is a number in quotes"),
+        ("certificate", {"certified_accuracy": {0.25: 0.5}}, "{}.certified_accuracy: a radius is a number in quotes"),
+        ("certificate", {"certified_accuracy": 0.5}, "{}.certified_accuracy must map radii to fractions, got 0.5"),
+    ],
+)
+def test_the_papers_figures_are_checked(tmp_path, kind, reported, message):
+    row = {"method": "a", "stage": {"attack": "zo", "certificate": "sure"}[kind], "reported": reported}
+    path = written(tmp_path, kind=kind, rows=[row], pictures={})
+    if message is None:
+        assert load_experiment(path, "digits").rows[0].reported == reported
+        return
+    with pytest.raises(ValueError) as told:
+        load_experiment(path, "digits")
+    assert str(told.value).startswith(f"{path}: {message.format('rows[0].reported')}")
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,8 @@ def test_two_shards_on_two_machines_make_the_table_of_one(stage, tmp_path):
         if path.is_file() and not (copy := ours / path.relative_to(theirs)).exists():
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, copy)
-    assert finished(ours) and not finished(theirs)
+    job = here.stages[-1].job
+    assert finished(ours, job) and not finished(theirs, job)
     check_same(one, here)
 
 

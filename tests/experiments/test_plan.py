@@ -133,7 +133,7 @@ def test_tunings_of_unequal_effort_are_refused(tmp_path, options, message):
         return
     with pytest.raises(ValueError) as refused:
         planned(tmp_path, stages=stages)
-    assert str(refused.value).startswith(message)
+    assert str(refused.value).startswith(f"{tmp_path / 'paper' / 'table.yaml'}: {message}")
 
 
 def test_under_a_cap_on_all_queries_the_batches_matter_and_nothing_is_divided(tmp_path):
@@ -226,6 +226,8 @@ def test_shards_and_devices_divide_attacks_and_certifications_alone(tmp_path):
 
 
 def test_a_stage_is_done_when_one_command_or_all_shards_are(tmp_path):
+    report = tmp_path / "report.json"
+    report.write_text('{"complete": false}')  # of one machine, which has its own shard alone
     for names, done in (
         ([], False),
         (["done.1of2"], False),
@@ -234,11 +236,31 @@ def test_a_stage_is_done_when_one_command_or_all_shards_are(tmp_path):
     ):
         for name in names:
             (tmp_path / name).touch()
-        assert finished(tmp_path) is done
+        assert finished(tmp_path, "certify") is done
     (tmp_path / "done.1of2").unlink()
-    assert not finished(tmp_path)
+    assert not finished(tmp_path, "certify")
     (tmp_path / "done").touch()
-    assert finished(tmp_path)
+    assert not finished(tmp_path, "certify")
+    report.write_text('{"complete": true}')
+    assert finished(tmp_path, "certify")
+
+
+@pytest.mark.parametrize(
+    ("job", "products"),
+    [
+        ("train", ["checkpoints/best.ckpt"]),
+        ("tune", ["tuned.yaml", "trials.json"]),
+        ("attack", ["report.json"]),
+        ("study", ["study.json"]),
+    ],
+)
+def test_a_stage_that_is_marked_is_done_only_with_what_it_made(tmp_path, job, products):
+    (tmp_path / "done").touch()
+    for name in products:
+        assert not finished(tmp_path, job)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"complete": true}')
+    assert finished(tmp_path, job)
 
 
 def test_a_plan_comes_back_from_its_file(tmp_path):
@@ -258,17 +280,17 @@ def test_a_class_comes_before_what_is_changed_of_it():
 @pytest.mark.parametrize(
     ("stage", "options", "message"),
     [
-        ("zo", {"budgett": 3}, "stage zo: unknown option --budgett 3: did you mean --budget?"),
-        ("zo", {"budget": "many"}, "stage zo: budget: expected int, got many"),
-        ("zo", {"attack.epsilon": -1}, "stage zo: epsilon must be > 0 in [0, 1] pixels"),
-        ("zo", {"attack": "ZOGND"}, "stage zo: attack: unknown class 'ZOGND'; known are "),
-        ("sure", {"images.count": 0}, "stage sure: images.count must be at least 1 or null for all, got 0"),
+        ("zo", {"budgett": 3}, "stages.zo: unknown option --budgett 3: did you mean --budget?"),
+        ("zo", {"budget": "many"}, "stages.zo: budget: expected int, got many"),
+        ("zo", {"attack.epsilon": -1}, "stages.zo: epsilon must be > 0 in [0, 1] pixels"),
+        ("zo", {"attack": "ZOGND"}, "stages.zo: attack: unknown class 'ZOGND'; known are "),
+        ("sure", {"images.count": 0}, "stages.sure: images.count must be at least 1 or null for all, got 0"),
         (
             "victim",
             {"trainer.max_epoch": 3},
-            "stage victim: unknown option --trainer.max_epoch 3: did you mean ",
+            "stages.victim: unknown option --trainer.max_epoch 3: did you mean ",
         ),
-        ("victim", {"config": "no.yaml"}, "stage victim: "),
+        ("victim", {"config": "no.yaml"}, "stages.victim: "),
     ],
 )
 def test_a_wrong_option_is_told_before_any_work(tmp_path, stage, options, message):
@@ -276,5 +298,28 @@ def test_a_wrong_option_is_told_before_any_work(tmp_path, stage, options, messag
     stages[stage]["options"] |= options
     with pytest.raises(ValueError) as told:
         planned(tmp_path, stages=stages)
-    assert str(told.value).startswith(message)
+    assert str(told.value).startswith(f"{tmp_path / 'paper' / 'table.yaml'}: {message}")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ("attack.muu", "ZO-NGD has no setting attack.muu, did you mean attack.mu? (it has attack.accept, "),
+        ("attack.init_args.mu", "ZO-NGD has no setting attack.init_args.mu, did you mean attack."),
+        ("seed", "ZO-NGD has no setting seed"),
+        ("attack.accept", "attack.accept of ZO-NGD is 'all': only numbers can stand on an axis"),
+        ("attack.mu", None),
+        ("budget", None),
+    ],
+)
+def test_a_picture_over_no_setting_is_told_before_any_work(tmp_path, over, message):
+    pictures = {"p": {"kind": "queries_vs", "rows": ["ZO-NGD"], "over": over}}
+    file = written(tmp_path, pictures=pictures)
+    experiment = load_experiment(file, "digits")
+    if message is None:
+        assert len(make_plan(experiment, "digits", file=file, runs=tmp_path / "runs").stages) == 4
+        return
+    with pytest.raises(ValueError) as told:
+        make_plan(experiment, "digits", file=file, runs=tmp_path / "runs")
+    assert str(told.value).startswith(f"{file}: pictures.p.over: {message}")

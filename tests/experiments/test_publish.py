@@ -6,7 +6,7 @@ import re
 import pytest
 
 from experiments.checks import check_published, check_readme
-from experiments.page import fill_blocks, read_page
+from experiments.page import fill_blocks, notes_text, read_page
 from experiments.publish import main, publish, refresh_readme
 from tests.experiments.published import attack_experiment, certificate_experiment, read_json, study_experiment
 from zeroth.records import file_sha256, merge_records, write_json
@@ -72,7 +72,7 @@ def test_a_study_and_certificates_are_published(tmp_path):
         assert check_published(published) == []
     # An experiment outside the checkout is named by its id: its path would be that of a machine.
     assert read_page(published)[0].file == "configs/experiment/paper/certificates.yaml"
-    assert "- loss against gamma: A note." in (tmp_path / "results/paper/study/digits/README.md").read_text()
+    assert "\n- A note.\n" in (tmp_path / "results/paper/study/digits/README.md").read_text()
 
 
 def test_files_of_lines_that_are_gone_are_removed(tmp_path, folder):
@@ -176,3 +176,23 @@ def test_a_page_of_another_version_is_refused(folder):
     with pytest.raises(ValueError, match=r"experiment.json is no page of this version \(schema_version 0, this"):
         read_page(folder)
     assert "experiment.json is no page of this version" in check_published(folder)[0]
+
+
+def test_a_damaged_file_names_the_command_that_publishes_it_again(folder):
+    remedy = "publish the table again by python reproduce.py configs/experiment/paper/table.yaml --scale digits"
+    for name in ("plain-all.json", "experiment.json"):
+        (folder / name).write_text("{")
+        with pytest.raises(ValueError, match=rf"{name} is damaged \(Expecting .*\): {remedy}"):
+            read_page(folder)
+
+
+def test_a_note_of_all_lines_is_printed_once(folder):
+    page, cells = read_page(folder)
+    noted = [dataclasses.replace(cell, note="Common.") for cell in cells]
+    assert page.readme(noted).count("Common.") == 1 and "\n- Common.\n" in page.readme(noted)
+    study = dataclasses.replace(
+        cells[0], kind="study", note=None, measured={"reported": "it is so", "notes": ["It was not."]}
+    )
+    assert notes_text([study]) == "- The paper reports: it is so.\n- It was not.\n"
+    other = dataclasses.replace(study, method="other", measured={"notes": ["It was not."]})
+    assert notes_text([study, other]) == "- plain, all: The paper reports: it is so.\n- It was not.\n"

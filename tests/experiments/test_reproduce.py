@@ -13,9 +13,9 @@ from filelock import FileLock
 
 from cli import AttackCLI, plain_messages
 from experiments.loading import load_experiment
-from experiments.plan import ROOT, Plan, finished, make_plan
+from experiments.plan import FOLDERS, PRODUCTS, ROOT, Plan, finished, make_plan
 from experiments.workflow import check_data, reproduce
-from tests.experiments.stubs import until
+from tests.experiments.stubs import WHOLE, until
 from tests.experiments.tiny import CHEAP, tiny, written
 from tests.runs import QUIET, digits_checkpoint, run
 from zeroth.records import merge_records
@@ -41,7 +41,10 @@ def test_a_dry_run_asks_nothing_and_leaves_no_file(tmp_path, capsys):
     cells = {line.split()[0]: line for line in told.splitlines() if line.strip()}
     assert "to run" in cells["victim"] and "at most 720" in cells["zo"]
     assert "1,200" in cells["sure"] and "at most" not in cells["sure"]  # counted exactly
-    assert "4 of 4 stages to run; queries: at most 2,400; time on 2 CPU cores: at most 1 min; not counted: vi" in told
+    assert (
+        "4 of 4 stages to run; queries: at most 2,400; query time on 2 CPU cores: at most 1 min; not counted: vi"
+        in told
+    )
     planned(file, tmp_path / "runs")
     reproduce([str(file), "--scale", "digits", *places, "--dry-run"])
     assert "3 of 4 stages to run" in capsys.readouterr().out
@@ -60,11 +63,23 @@ def test_a_missing_dataset_stops_before_any_stage(tmp_path, capsys, monkeypatch)
     assert "ZEROTH_DATA" in last and [path.name for path in tmp_path.iterdir()] == ["paper"]
 
 
+@pytest.mark.parametrize("option", ["runs", "results"])
+def test_a_folder_that_takes_no_file_is_told_before_any_stage(tmp_path, option):
+    file, taken = written(tmp_path), tmp_path / "taken"
+    taken.touch()
+    places = {"runs": tmp_path / "runs", "results": tmp_path / "results", option: taken / "below"}
+    words = [str(word) for name, place in places.items() for word in (f"--{name}", place)]
+    told = rf"--{option} {taken}/below: {taken} takes no file \(Not a directory\): name a folder that you may write to"
+    with pytest.raises(ValueError, match=told):
+        reproduce([str(file), "--scale", "digits", *words])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["paper", "taken"]
+
+
 def test_a_split_that_is_too_small_stops_before_any_stage(tmp_path):
     stages = tiny()["stages"]
     stages["nes"]["options"]["images.count"] = 3000
     file = written(tmp_path, stages=stages)
-    with pytest.raises(ValueError, match=r"stage nes: images\.count 3000 .* of the \d+ in split 'test'"):
+    with pytest.raises(ValueError, match=rf"{file}: stages.nes: images\.count 3000 .* of the \d+ in split 'test'"):
         check_data(make_plan(load_experiment(file, "digits"), "digits", file=file, runs=tmp_path / "runs"))
 
 
@@ -79,10 +94,18 @@ def test_a_second_start_of_the_same_experiment_is_refused(tmp_path):
 def test_a_second_start_runs_what_a_changed_config_moved_and_what_follows(tmp_path, monkeypatch):
     """Real starts, plans and workflows; each program only writes down the name of its run."""
     log, published = tmp_path / "log", []
-    code = f"import sys; open({str(log)!r}, 'a').write(sys.argv[1].rpartition('-')[0] + ' ')"
-    monkeypatch.setattr(
-        "experiments.plan._command", lambda stage, before, run: [sys.executable, "-S", "-c", code, run["run.name"]]
+    code = (
+        "import os, sys; root, name, *made = sys.argv[1:];"
+        f"open({str(log)!r}, 'a').write(name.rpartition('-')[0] + ' ');"
+        "files = [os.path.join(root, name, file) for file in made];"
+        f"[(os.makedirs(os.path.dirname(file), exist_ok=True), open(file, 'w').write({WHOLE!r})) for file in files]"
     )
+
+    def command(stage, before, run) -> list[str]:
+        root = str(Path(run["run.root"]) / FOLDERS[stage.job])
+        return [sys.executable, "-S", "-c", code, root, run["run.name"], *PRODUCTS[stage.job]]
+
+    monkeypatch.setattr("experiments.plan._command", command)
     monkeypatch.setattr(
         "experiments.publish.publish", lambda experiment, plan, results: published.append(1) or tmp_path
     )
@@ -111,6 +134,7 @@ def test_a_second_start_runs_what_a_changed_config_moved_and_what_follows(tmp_pa
         (["x.yaml", "--scale", "huge"], "scale: expected one of 'digits', 'mnist', 'paper', got huge"),
         (["x.yaml", "--job", "2"], "unknown option --job 2: did you mean --jobs?"),
         (["x.yaml"], "experiment x.yaml does not exist: give a file of configs/experiment/<paper>/"),
+        ([], "EXPERIMENT is required; --help tells more"),
         (["x.yaml", "--jobs", "0"], "jobs must be at least 1, got 0"),
     ],
 )
@@ -144,7 +168,7 @@ def test_a_killed_start_goes_on_and_ends_as_an_undisturbed_one(tmp_path):
     started.wait()
     assert psutil.wait_procs(family, timeout=30)[1] == []
     kept = rows(nes.folder)
-    assert CHEAP["batch_size"] <= len(kept) < 8 and not finished(nes.folder)
+    assert CHEAP["batch_size"] <= len(kept) < 8 and not finished(nes.folder, nes.job)
 
     os.environ["WANDB_MODE"] = "disabled"
     try:
@@ -155,5 +179,5 @@ def test_a_killed_start_goes_on_and_ends_as_an_undisturbed_one(tmp_path):
     pd.testing.assert_frame_equal(rows(nes.folder), rows(undisturbed.folder))
     pd.testing.assert_frame_equal(rows(nes.folder).iloc[: len(kept)], kept)
     assert json.loads((nes.folder / "report.json").read_text())["complete"] is True
-    assert finished(nes.folder) and not (nes.folder / "done").exists()
+    assert finished(nes.folder, nes.job) and not (nes.folder / "done").exists()
     assert (tmp_path / "results" / "paper" / "table" / "digits" / "nes.json").is_file()

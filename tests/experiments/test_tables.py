@@ -99,6 +99,8 @@ def test_unequal_trials_are_told(attacks):
     _, tuned = attacks
     other = dataclasses.replace(tuned, tuning={**tuned.tuning, "trials": 9})
     assert tuning_text([tuned, tuned]) == "Tuned lines had 7 trials on 30 images of the train split (seed 5) each"
+    for attacked, text in ((30, "split (seed 5)"), (28, "split, of which 28 attacked (seed 5)")):
+        assert text in tuning_text([dataclasses.replace(tuned, tuning=tuned.tuning | {"attacked": attacked})])
     assert "7 trials on 30 images of the train split (seed 5) or 9 trials on" in tuning_text([other, tuned])
 
 

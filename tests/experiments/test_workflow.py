@@ -13,7 +13,7 @@ import pytest
 
 from experiments.plan import ROOT, finished
 from experiments.workflow import made_elsewhere, run_stages, show_plan, threads_of
-from tests.experiments.stubs import Stub, until
+from tests.experiments.stubs import WHOLE, Stub, until
 
 
 @pytest.fixture
@@ -68,6 +68,15 @@ def test_shards_are_commands_of_their_own_and_children_wait_for_both(stub):
     assert all(stage.done for stage in stub.plan().stages)
 
 
+@pytest.mark.parametrize("left", [None, "{", '{"complete": false}', "{}"])
+def test_a_stage_that_is_marked_but_not_whole_runs_again(stub, left):
+    assert stub.run() == "abcd"
+    report = stub.plan().stages[1].folder / "report.json"
+    report.unlink() if left is None else report.write_text(left)
+    assert [stage.name for stage in stub.plan().stages if not stage.done] == ["b"]
+    assert stub.run() == "b" and all(stage.done for stage in stub.plan().stages)
+
+
 def test_a_failing_stage_is_named_and_its_files_stay(stub, capfd):
     whole = stub.codes["b"]
     stub.codes["b"] = f"open({str(stub.folder / 'rows')!r}, 'w').close(); 1 / 0"
@@ -79,7 +88,7 @@ def test_a_failing_stage_is_named_and_its_files_stay(stub, capfd):
     assert told[-1] == "When the cause is mended, the same command goes on from here."
     assert "ZeroDivisionError: division by zero" in told
     assert not any("stage c" in line or "stage d" in line for line in told)
-    assert (stub.folder / "rows").is_file() and not finished(stub.plan().stages[1].folder)
+    assert (stub.folder / "rows").is_file() and not finished(stub.plan().stages[1].folder, "attack")
     stub.codes["b"] = whole
     assert sorted(stub.run()) == ["b", "c", "d"]
 
@@ -133,6 +142,7 @@ def test_stages_that_another_commit_made_are_told(stub, monkeypatch, capsys):
     for stage, commit in zip(plan.stages, ("1" * 40, "2" * 40, "2" * 40 + "+changes", None), strict=True):
         stage.folder.mkdir(parents=True)
         (stage.folder / "lineage.json").write_text(json.dumps({"commit": commit}))
+        (stage.folder / "report.json").write_text(WHOLE)
         (stage.folder / "done").touch()
     plan = stub.plan()
     for here, expected in (

@@ -54,3 +54,11 @@ def test_bars_of_a_group_stand_side_by_side(runs):
     assert all(left[1] <= right[0] + 1e-9 for left, right in pairwise(edges))
     assert np.isclose(np.mean([bar.get_x() + bar.get_width() / 2 for bar in drawn]), 0.5)  # centred on 0 and 1
     assert (axes.get_legend() is None) == (runs == 1)
+    assert [label.get_text() for label in axes.texts] == (["1", "2"] if runs == 1 else [])
+
+
+def test_bars_of_several_magnitudes_can_be_told_apart():
+    values = [0.98, 0.012, 0.0001]
+    axes = bars_figure(["1", "2", "3"], {"p": table([1, 2, 3], values, 0, 1)}, x="rank", y="share", log_y=True).axes[0]
+    assert axes.get_yscale() == "log" and axes.get_ylim()[0] < 0.0001
+    assert [label.get_text() for label in axes.texts] == ["0.98", "0.012", "0.0001"]

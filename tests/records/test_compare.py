@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, special, stats
 
 from tests.records.examples import attacks, certificate, certificates, found, four_cells, lost
 from zeroth.records import (
@@ -16,6 +16,7 @@ from zeroth.records import (
     comparison_frame,
     left_out_line,
 )
+from zeroth.records.compare import paired_rate_interval
 
 FAST = Bootstrap(resamples=200)
 
@@ -30,7 +31,53 @@ def test_mcnemar_is_the_binomial_test_of_the_images_that_only_one_run_won(cells)
     n = sum(cells)
     assert (told["n"], told["a"], told["b"]) == (n, (cells[0] + only_a) / n, (cells[0] + only_b) / n)
     assert told["difference"] == pytest.approx((only_b - only_a) / n)
-    assert told["low"] <= told["difference"] <= told["high"]
+    assert (told["low"], told["high"]) == paired_rate_interval(only_a, only_b, n)
+    assert told["low"] < told["difference"] < told["high"] or 1 in (-told["low"], told["high"])
+
+
+@pytest.mark.parametrize("n", [1, 60, 1000])
+def test_where_no_image_differs_the_rates_may_still_differ(n):
+    """Closed form: n d = z sqrt(n d (1 - d)), of n images none of which differs."""
+    z2 = stats.chi2.ppf(0.95, 1)
+    low, high = paired_rate_interval(0, 0, n)
+    assert high == pytest.approx(z2 / (n + z2)) and low == pytest.approx(-high)
+    assert n != 60 or 0.06 < high < 0.061  # a difference of 5 points would leave no trace once in twenty times
+
+
+def test_where_all_images_differ_alike_the_interval_is_wilsons_of_a_certain_rate():
+    """Every image counts in B alone: the share p of those has Wilson's [n / (n + z^2), 1], and 2 p - 1 is the worst."""
+    z2 = stats.chi2.ppf(0.9, 1)
+    low, high = paired_rate_interval(0, 20, 20, confidence=0.9)
+    assert high == 1 and low == pytest.approx(2 * 20 / (20 + z2) - 1)
+
+
+@pytest.mark.parametrize(("only_a", "only_b", "n"), [(2, 12, 50), (0, 3, 60), (7, 7, 30), (40, 3, 90), (1, 0, 2)])
+def test_the_ends_are_a_score_tests_critical_values(only_a, only_b, n):
+    """At both ends the difference is z standard errors away, those of the likeliest table with that true difference."""
+    for end in paired_rate_interval(only_a, only_b, n):
+        floor, top = max(0.0, -end), (1 - end) / 2
+
+        def unlikely(a: float, end: float = end) -> float:  # of the share a that counts in A alone
+            return -sum(
+                special.xlogy(k, p) for k, p in ((only_a, a), (only_b, a + end), (n - only_a - only_b, 1 - 2 * a - end))
+            )
+
+        a = optimize.minimize_scalar(unlikely, bounds=(floor, top), method="bounded", options={"xatol": 1e-12}).x
+        error = np.sqrt((2 * a + end - end**2) / n)
+        assert abs((only_b - only_a) / n - end) / error == pytest.approx(stats.norm.ppf(0.975), rel=1e-4)
+
+
+@pytest.mark.parametrize(("n", "least"), [(10, 0.91), (30, 0.925)])
+def test_the_interval_of_rates_covers_the_truth(n, least):
+    """Counted out over all tables of n images, for shares of images that differ in steps of a tenth."""
+    tables = np.array([(a, b, n - a - b) for a in range(n + 1) for b in range(n + 1 - a)])
+    ends = np.array([paired_rate_interval(int(a), int(b), n) for a, b, _ in tables])
+    covered = []
+    for a, b in ((k / 10, j / 10) for k in range(11) for j in range(11 - k)):
+        chances = stats.multinomial.pmf(tables, n, [a, b, max(0.0, 1 - a - b)])
+        inside = (ends[:, 0] <= b - a + 1e-9) & (b - a - 1e-9 <= ends[:, 1])
+        covered.append(chances[inside].sum())
+    assert min(covered) > least and 0.95 < np.mean(covered) < 0.98
 
 
 def test_each_figure_has_the_images_it_can_have():
@@ -130,7 +177,7 @@ def test_where_bca_has_no_value_the_percentile_interval_stands_in():
 def test_one_image_has_figures_but_no_interval_and_none_has_nothing():
     told = compare_attacks(attacks(found(3, 10)), attacks(found(3, 30)), resampling=FAST)
     assert (told["queries"]["difference"], told["queries"]["low"], told["queries"]["high"]) == (20, None, None)
-    assert (told["success"]["p_value"], told["success"]["a"], told["success"]["low"]) == (1, 1, None)
+    assert (told["success"]["p_value"], told["success"]["a"], told["queries"]["n_differ"]) == (1, 1, 1)
     wrong = attacks(lost(3, 1, "misclassified", predicted=2))
     told = compare_attacks(wrong, wrong, resampling=FAST)
     assert (told["n"], told["n_attacked"], told["left_out"]) == (1, 0, {"a": 0, "b": 0, "neither": 1})
@@ -138,7 +185,12 @@ def test_one_image_has_figures_but_no_interval_and_none_has_nothing():
         ("n", "both", "only_a", "only_b", "neither"), 0
     )
     nothing = {"mean": None, "median": None}
-    assert told["queries"] == {"n": 0, "a": nothing, "b": nothing, "difference": None, "low": None, "high": None}
+    assert told["queries"] == dict.fromkeys(("difference", "low", "high")) | {
+        "n": 0,
+        "n_differ": 0,
+        "a": nothing,
+        "b": nothing,
+    }
     text = comparison_frame(told, ("a", "b"))
     assert text.iloc[:, 1:4].to_numpy().tolist() == [["-"] * 3] * 4
 
@@ -176,6 +228,11 @@ def test_the_other_way_round_everything_changes_sign(rows):
     )  # fmt: skip
     there, back = (compare_attacks(*pair, resampling=Bootstrap(resamples=20)) for pair in ((a, b), (b, a)))
     assert there["success"]["p_value"] == back["success"]["p_value"]
+    if rows:
+        assert (there["success"]["low"], there["success"]["high"]) == (
+            -back["success"]["high"],
+            -back["success"]["low"],
+        )
     for name in ("success", "queries", "queries_to_success"):
         assert (there[name]["a"], there[name]["b"]) == (back[name]["b"], back[name]["a"])
         if there[name]["difference"] is not None:

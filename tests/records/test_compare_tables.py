@@ -23,7 +23,13 @@ def test_the_table_says_what_the_numbers_say():
     assert table.iloc[0].tolist() == ["success %", "62.0", "78.0", f"+16.0 [{low:+.1f}, {high:+.1f}]", "50", "0.0215"]
     # 31 x 10 + 19 x 100 and 39 x 10 + 11 x 100 queries
     assert table.iloc[1, [1, 2]].tolist() == ["44.2 (median 10.0)", "29.8 (median 10.0)"]
-    assert table.iloc[2].tolist() == ["to success", *["10.0 (median 10.0)"] * 2, "+0.0 [+0.0, +0.0]", "30", "-"]
+    assert table.iloc[2].tolist() == [
+        "to success",
+        *["10.0 (median 10.0)"] * 2,
+        "+0.0 [+0.0, +0.0]",
+        "30 (0 differ)",
+        "-",
+    ]
     assert contingency_frame("success", told["success"]).to_numpy().tolist() == [["A yes", 30, 1], ["A no", 9, 10]]
 
 
@@ -103,7 +109,8 @@ def test_the_command_pairs_run_folders_and_record_files(tmp_path, capsys):
     assert "A: attack/a" in out and "B: attack/b" in out
     assert "66.7" in out and "100.0" in out
     assert "\n  l2 " in out and "\n  l1 " in out  # two runs, two norms
-    assert "note     90 % bootstrap intervals, 99 resamples, seed 0; McNemar's exact test\n" in out
+    drawn = "Tango's score interval of rates, BCa bootstrap of means, 99 resamples, seed 0"
+    assert f"note     90 % intervals: {drawn}; McNemar's exact test\n" in out and "3 (3 differ)" in out
     assert "caution  seed is 0 in A and 1 in B\n" in out
     words = ["compare", str(a / "attack.jsonl"), str(b), "--markdown", "--norm", "l0", "--seed", "3"]
     assert main(words) == 0
@@ -112,6 +119,12 @@ def test_the_command_pairs_run_folders_and_record_files(tmp_path, capsys):
     assert "B: attack/b |" in first and "A: a/attack.jsonl |" in first
     assert main(words) == 0
     assert capsys.readouterr().out == first
+    assert "are one run" not in first
+    assert main(["compare", str(a), str(a), "--resamples", "9"]) == 0
+    assert (
+        "caution  A and B have the same settings: they are one run, or the repetition of one\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_command_compares_certificates(tmp_path, capsys):
@@ -137,7 +150,11 @@ def test_the_command_refuses_with_exit_code_2(tmp_path, capsys):
         ([a, b], "A and B hold different images: 1 (1) only in A, 1 (7) only in B."),
         ([a, c], "A holds attack records and B certificate records"),
         ([c, a], "A holds certificate records and B attack records"),
-        ([a, tmp_path / "nothing"], f"no attack or certificate records in {tmp_path / 'nothing'}"),
+        (
+            [a, tmp_path / "nothing"],
+            f"{tmp_path / 'nothing'} does not exist: give a run folder, runs/<job>/<name>, or a",
+        ),
+        ([a, tmp_path], f"no attack or certificate records in {tmp_path}"),
         ([a, a, "--confidence", "95"], "confidence must lie strictly between 0 and 1 (say 0.95), got 95.0"),
     ):
         assert main(["compare", *map(str, words)]) == 2

@@ -1,4 +1,4 @@
-"""What two nested values differ in."""
+"""What two nested values differ in, and what a damaged file is told."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeroth.records import difference
+from zeroth.records import difference, read_json
 
 NUMBERS = st.integers(-9, 9) | st.floats(allow_nan=False)
 NESTED = st.recursive(
@@ -51,3 +51,13 @@ def _without_none(value):
     if isinstance(value, dict):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     return [_without_none(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff"])
+def test_a_damaged_file_is_named_with_the_remedy(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.json is damaged \(.+\): delete it$"):
+        read_json(path, remedy="delete it")
+    path.write_text('{"a": [1, null]}')
+    assert read_json(path, remedy="") == {"a": [1, None]}

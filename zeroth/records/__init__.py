@@ -5,7 +5,7 @@ Plots are in :mod:`zeroth.records.plots` and :mod:`zeroth.records.pictures`: mat
 
 from zeroth.records.compare import Bootstrap, compare_attacks, compare_certificates
 from zeroth.records.compare_tables import cautions, comparison_frame, contingency_frame, left_out_line
-from zeroth.records.json_io import difference, plain, replacing, write_json, write_text
+from zeroth.records.json_io import difference, plain, read_json, replacing, write_json, write_text
 from zeroth.records.merging import write_merged
 from zeroth.records.reading import (
     RecordMismatch,
@@ -78,6 +78,7 @@ __all__ = [
     "markdown_table",
     "merge_records",
     "plain",
+    "read_json",
     "read_records",
     "record_path",
     "replacing",

@@ -5,7 +5,6 @@
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ import pandas as pd
 from rich.text import Text
 
 from zeroth.records.compare import Bootstrap, compare_attacks, compare_certificates
-from zeroth.records.compare_tables import cautions, comparison_frame, contingency_frame, left_out_line
+from zeroth.records.compare_tables import cautions, comparison_frame, contingency_frame, left_out_line, same_run
+from zeroth.records.json_io import read_json
 from zeroth.records.reading import load, merge_records, source_paths
 from zeroth.records.schema import RecordHeader
 from zeroth.records.summary import Norm, attack_summary, certificate_summary
@@ -40,6 +40,7 @@ def runs_frame(folders: Sequence[Path]) -> pd.DataFrame:
     """
     lines = []
     for folder in folders:
+        _must_exist(folder)
         rows, name = merge_records(folder), "\n".join(name_parts(folder))  # job over name, to be narrow
         if "radius" in rows:
             lines.append(certificate_frame({name: certificate_summary(rows, RADII)}))
@@ -64,7 +65,9 @@ def norm_of(run: Path) -> Norm:
     place = (run.parent if run.is_file() else run) / "report.json"
     if run.is_file() and run.absolute().parent.name == "records":
         place = run.absolute().parents[1] / f"{run.stem}.json"
-    return json.loads(place.read_text(encoding="utf-8")).get("norm", "linf") if place.is_file() else "linf"
+    if not place.is_file():
+        return "linf"
+    return read_json(place, remedy="give the command of the run again, which writes it anew").get("norm", "linf")
 
 
 def header_of(run: Path) -> RecordHeader:
@@ -101,11 +104,15 @@ def compare(runs: tuple[Path, Path], *, norm: Norm | None, resampling: Bootstrap
         markdown: print Markdown tables.
 
     Raises:
-        FileNotFoundError: a run without records.
+        FileNotFoundError: no such run, or one without records.
         ValueError: runs of different kinds, images, labels or targets.
     """
+    for run in runs:
+        _must_exist(run)
     a, b = (merge_records(run) for run in runs)
-    warned = [f"caution  {text}" for text in cautions(*map(header_of, runs))]
+    headers = [header_of(run) for run in runs]
+    alike = [text for text in [same_run(*headers)] if text]
+    warned = [f"caution  {text}" for text in [*cautions(*headers), *alike]]
     if "radius" in a:
         told = compare_certificates(a, b, radii=RADII, resampling=resampling)
         title, rate = f"CA({RADII[0]:g})", told["certified_accuracy"][0]
@@ -116,8 +123,9 @@ def compare(runs: tuple[Path, Path], *, norm: Norm | None, resampling: Bootstrap
         warned += [f"caution  {text}" for text in [left_out_line(told)] if text]
     names = ["/".join(name_parts(run)) for run in runs]
     tables = [comparison_frame(told, (names[0], names[1])), contingency_frame(title, rate)]
-    drawn = f"{100 * resampling.confidence:g} % bootstrap intervals, {resampling.resamples:,} resamples"
-    notes = [f"note     {drawn}, seed {resampling.seed}; McNemar's exact test", *warned]
+    drawn = f"BCa bootstrap of means, {resampling.resamples:,} resamples, seed {resampling.seed}"
+    intervals = f"{100 * resampling.confidence:g} % intervals: Tango's score interval of rates, {drawn}"
+    notes = [f"note     {intervals}; McNemar's exact test", *warned]
     if markdown:
         print("\n".join([*map(markdown_table, tables), *(f"- {line}" for line in notes)]))
         return
@@ -126,6 +134,11 @@ def compare(runs: tuple[Path, Path], *, norm: Norm | None, resampling: Bootstrap
         console.print(rich_table(table))
     for line in notes:
         console.print(Text(line), soft_wrap=True)
+
+
+def _must_exist(run: Path) -> None:
+    if not run.exists():
+        raise FileNotFoundError(f"{run} does not exist: give a run folder, runs/<job>/<name>, or a record file")
 
 
 def command_line() -> argparse.ArgumentParser:

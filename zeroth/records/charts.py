@@ -76,16 +76,22 @@ def setting_figure(
     return finish(figure, axes, "best")
 
 
-def bars_figure(marks: Sequence[str], runs: Mapping[str, pd.DataFrame], *, x: str, y: str) -> Figure:
-    """Draw a group of bars a mark, one bar a run, with error bars.
+def bars_figure(
+    marks: Sequence[str], runs: Mapping[str, pd.DataFrame], *, x: str, y: str, log_y: bool = False
+) -> Figure:
+    """Draw a group of bars a mark, one bar a run, with error bars; the bars of a single run bear their values.
 
     Args:
         marks: (M,) what stands under the groups.
         runs: run name -> (M,) rows with the columns ``value``, ``low`` and ``high``, NaN where there is no interval.
         x: name of the marks.
         y: name of the value.
+        log_y: logarithmic y axis, for values of several magnitudes: all must be positive.
     """
     figure, axes = new_axes(x, y)
+    if log_y:
+        axes.set_yscale("log", nonpositive="clip")
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     width = 0.8 / max(len(runs), 1)
     for place, (name, table) in enumerate(runs.items()):
         value, low, high = (table[column].to_numpy(float) for column in _COLUMNS[1:])
@@ -93,7 +99,12 @@ def bars_figure(marks: Sequence[str], runs: Mapping[str, pd.DataFrame], *, x: st
         colour = COLOURS[place % len(COLOURS)]
         whiskers = {"elinewidth": 1, "capsize": min(3, 12 * width), "ecolor": "0.25"}
         label = run_label(name) if len(runs) > 1 else None  # one run: the axis says it all
-        axes.bar(at, value, width, yerr=_whiskers(value, low, high), label=label, color=colour, error_kw=whiskers)
+        bars = axes.bar(
+            at, value, width, yerr=_whiskers(value, low, high), label=label, color=colour, error_kw=whiskers
+        )
+        if len(runs) == 1:
+            axes.bar_label(bars, fmt="{:.3g}", padding=2, fontsize="small")
+            axes.margins(y=0.1)  # room for the labels
     axes.set_xticks(np.arange(len(marks)), marks)
     axes.grid(visible=False, axis="x")
     return finish(figure, axes, "best")

@@ -1,10 +1,13 @@
-"""Two runs over the same images, image by image: McNemar's test of rates, bootstrap intervals of differences.
+"""Two runs over the same images, image by image: tests and intervals of the differences.
+
+Rates have McNemar's test and Tango's score interval, means the BCa bootstrap.
 
 Pairing takes the spread between images, which is far larger than that between methods, out of the comparison.
 Plain dictionaries, None for "no value"; differences are B - A. Tables of rows are what
 :func:`~zeroth.records.merge_records` returns. Shapes: N images, P images of them that both runs attacked.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import ndtri
 from scipy.stats import bootstrap
 from statsmodels.stats.contingency_tables import mcnemar
 
@@ -22,6 +27,8 @@ from zeroth.records.summary import Norm, attacked_rows
 # Numbers of a batch of resamples: 32 MiB, whatever the number of images.
 BATCH_NUMBERS = 2**22
 SHOWN_INDICES = 5
+# Where no image differs, the equation of the interval is also solved by the difference itself.
+APART = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +38,7 @@ class Bootstrap:
     Args:
         seed: of the resamples; the same seed gives the same interval.
         resamples: how many.
-        confidence: of the intervals.
+        confidence: of the intervals; those of paired rates, which are not drawn, have it too.
 
     Raises:
         ValueError: a setting out of its range.
@@ -72,6 +79,37 @@ class Bootstrap:
         return float(low), float(high)
 
 
+def paired_rate_interval(only_a: int, only_b: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Tango's score interval of the difference of two paired rates, B - A (Statistics in Medicine 17, 1998).
+
+    It holds what a score test does not refuse, as Wilson's does of one rate. It also has a width where no image
+    differs, z^2 / (n + z^2) to either side, where a bootstrap would be certain of 0.
+
+    Args:
+        only_a: images that count in A alone.
+        only_b: images that count in B alone.
+        n: images, at least 1.
+        confidence: of the interval.
+    """
+    z = float(ndtri((1 + confidence) / 2))
+    return _lowest(only_b, only_a, n, z), -_lowest(only_a, only_b, n, z)
+
+
+def _lowest(more: int, less: int, n: int, z: float) -> float:
+    """The smallest difference from which (more - less) / n is z standard errors away."""
+    measured = (more - less) / n
+    if measured == -1:
+        return -1.0
+
+    def excess(true: float) -> float:
+        half = (2 * n - more + less) * true - more - less
+        # The likeliest share of those that are counted by ``less``, where the true difference is this.
+        share = (math.sqrt(max(0.0, half * half + 8 * n * less * true * (1 - true))) - half) / (4 * n)
+        return more - less - n * true - z * math.sqrt(max(0.0, n * (2 * share + true * (1 - true))))
+
+    return float(brentq(excess, -1.0, measured - APART))
+
+
 def compare_attacks(
     a: pd.DataFrame, b: pd.DataFrame, *, norms: Sequence[Norm] = ("linf",), resampling: Bootstrap | None = None
 ) -> dict[str, Any]:
@@ -89,9 +127,10 @@ def compare_attacks(
     Returns:
         ``n``, ``n_attacked`` (P) and ``left_out`` ``{"a", "b", "neither"}``, images attacked in A only, in B only and
         in neither; ``success`` ``{"n", "both", "only_a", "only_b", "neither", "p_value", "a", "b", "difference",
-        "low", "high"}`` with exact McNemar's p-value and the rates; ``queries`` (spent, failures included),
-        ``queries_to_success`` and ``distance[norm]`` (the last two where both succeeded), each ``{"n", "a", "b",
-        "difference", "low", "high"}`` with ``{"mean", "median"}`` of A and of B and the difference of the means.
+        "low", "high"}`` with exact McNemar's p-value, the rates, and the interval of :func:`paired_rate_interval`;
+        ``queries`` (spent, failures included), ``queries_to_success`` and ``distance[norm]`` (the last two where both
+        succeeded), each ``{"n", "n_differ", "a", "b", "difference", "low", "high"}`` with ``{"mean", "median"}`` of A
+        and of B, the number of images in which they differ, and the difference of the means.
 
     Raises:
         ValueError: certificates, different images, or an image with different labels or targets; names the images.
@@ -184,7 +223,7 @@ def _paired_rates(a: NDArray[np.bool_], b: NDArray[np.bool_], resampling: Bootst
     neither = n - both - only_a - only_b
     # The exact test holds for any count and costs nothing, so there is no threshold for the chi-square approximation.
     p_value = float(mcnemar([[both, only_a], [only_b, neither]], exact=True).pvalue) if n else None
-    low, high = resampling.interval(b.astype(float) - a)
+    low, high = paired_rate_interval(only_a, only_b, n, resampling.confidence) if n else (None, None)
     return {
         "n": n,
         "both": both,
@@ -208,7 +247,15 @@ def _paired_numbers(a: pd.Series, b: pd.Series, resampling: Bootstrap) -> dict[s
         for x in (one, two)
     ]
     difference = float((two - one).mean()) if len(one) else None
-    return {"n": len(one), "a": centres[0], "b": centres[1], "difference": difference, "low": low, "high": high}
+    return {
+        "n": len(one),
+        "n_differ": int((one != two).sum()),
+        "a": centres[0],
+        "b": centres[1],
+        "difference": difference,
+        "low": low,
+        "high": high,
+    }
 
 
 def _listed(index: pd.Index) -> str:

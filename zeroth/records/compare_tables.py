@@ -25,6 +25,11 @@ def cautions(a: RecordHeader, b: RecordHeader) -> list[str]:
     ]
 
 
+def same_run(a: RecordHeader, b: RecordHeader) -> str | None:
+    """Say that two runs are one and the same by their settings, attack or certification included; None where not."""
+    return None if a.differences(b) else "A and B have the same settings: they are one run, or the repetition of one"
+
+
 def left_out_line(told: Mapping[str, Any]) -> str | None:
     """Say how many images a comparison of attacks left out; None where it took all."""
     left = told.get("left_out", {})
@@ -94,7 +99,8 @@ def _number_line(name: str, numbers: Mapping[str, Any], spec: str) -> list[str]:
         NO_VALUE if side["mean"] is None else f"{side['mean']:{spec}} (median {side['median']:{spec}})"
         for side in (numbers["a"], numbers["b"])
     ]
-    return [name, *values, _difference(numbers, spec), f"{numbers['n']:,}", NO_VALUE]
+    images = f"{numbers['n']:,} ({numbers['n_differ']:,} differ)" if numbers["n"] else "0"
+    return [name, *values, _difference(numbers, spec), images, NO_VALUE]
 
 
 def _difference(told: Mapping[str, Any], spec: str) -> str:

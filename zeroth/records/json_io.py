@@ -87,6 +87,23 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
 
 
+def read_json(path: str | Path, *, remedy: str) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        remedy: what a user whose file is damaged can do, e.g. "delete it to begin anew".
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged; names it and the remedy.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # no UTF-8, or no JSON
+        raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
+
+
 def difference(was: Any, now: Any, field: str = "", *, tolerance: float = 0.0) -> tuple[str, Any, Any] | None:
     """Find the first field in which two nested plain values differ.
 

@@ -16,7 +16,8 @@ from zeroth.oracles import Trial
 class NESPGD(SampledAttack):
     """Sign steps along a momentum of antithetic estimates, the step cut when the loss has stopped falling.
 
-    The defaults are ours, tuned on MNIST training images (40 trials); ``configs/attack/nes_pgd_paper.yaml`` has the paper's.
+    The defaults are ours, tuned on MNIST training images (40 trials); ``configs/attack/nes_pgd_paper.yaml`` has the
+    paper's.
 
     Args:
         epsilon: radius of the l_inf ball, [0, 1] pixels; paper .05 on ImageNet, .4 in the MNIST table of ZO-NGD.

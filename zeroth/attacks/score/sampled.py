@@ -86,7 +86,7 @@ class SampledAttack(Attack):
         self.request = 2 * samples if self.antithetic else samples
 
     def step_size(self, learning_rate: float | None) -> float:
-        """Return the learning rate; 2 epsilon where none is given: a sign step from one face of the ball to the other."""
+        """Return the learning rate; 2 epsilon where none is given: a sign step from face to face of the ball."""
         if learning_rate is not None and not learning_rate > 0:
             raise ValueError(f"learning_rate must be > 0, got {learning_rate}")
         return 2 * self.epsilon if learning_rate is None else learning_rate
