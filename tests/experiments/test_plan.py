@@ -12,7 +12,7 @@ from cli import AttackCLI, CertifyCLI
 from cli.folders import result_settings
 from experiments.experiment import Experiment
 from experiments.loading import load_experiment
-from experiments.plan import ROOT, Plan, finished, make_plan
+from experiments.plan import ROOT, Plan, make_plan
 from experiments.resolving import option_words, resolve
 from tests.experiments.tiny import tiny, written
 from tests.runs import digits_checkpoint
@@ -223,44 +223,6 @@ def test_shards_and_devices_divide_attacks_and_certifications_alone(tmp_path):
         assert two.markers == [two.folder / "done.1of2", two.folder / "done.2of2"]
     with pytest.raises(ValueError, match="shards must be at least 1, got 0"):
         planned(tmp_path, shards=0)
-
-
-def test_a_stage_is_done_when_one_command_or_all_shards_are(tmp_path):
-    report = tmp_path / "report.json"
-    report.write_text('{"complete": false}')  # of one machine, which has its own shard alone
-    for names, done in (
-        ([], False),
-        (["done.1of2"], False),
-        (["done.2of2"], True),  # the other half
-        (["done.1of3", "done.2of3"], True),
-    ):
-        for name in names:
-            (tmp_path / name).touch()
-        assert finished(tmp_path, "certify") is done
-    (tmp_path / "done.1of2").unlink()
-    assert not finished(tmp_path, "certify")
-    (tmp_path / "done").touch()
-    assert not finished(tmp_path, "certify")
-    report.write_text('{"complete": true}')
-    assert finished(tmp_path, "certify")
-
-
-@pytest.mark.parametrize(
-    ("job", "products"),
-    [
-        ("train", ["checkpoints/best.ckpt"]),
-        ("tune", ["tuned.yaml", "trials.json"]),
-        ("attack", ["report.json"]),
-        ("study", ["study.json"]),
-    ],
-)
-def test_a_stage_that_is_marked_is_done_only_with_what_it_made(tmp_path, job, products):
-    (tmp_path / "done").touch()
-    for name in products:
-        assert not finished(tmp_path, job)
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text('{"complete": true}')
-    assert finished(tmp_path, job)
 
 
 def test_a_plan_comes_back_from_its_file(tmp_path):

@@ -94,5 +94,7 @@ def test_a_table_in_a_file_is_not_cut(tmp_path, capsys):
 
 
 def test_a_folder_without_records_is_named(tmp_path, capsys):
+    assert main(["show", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.endswith(f"error: no attack or certificate records in {tmp_path}\n")
     assert main(["show", str(tmp_path / "nothing")]) == 2
-    assert capsys.readouterr().err.endswith(f"error: no attack or certificate records in {tmp_path / 'nothing'}\n")
+    assert f"{tmp_path / 'nothing'} does not exist: give a run folder" in capsys.readouterr().err
