@@ -29,10 +29,10 @@ def test_a_shipped_space_fits_the_attack_of_its_stem(path, tmp_path):
 
 def test_shared_parameters_have_shared_ranges():
     written = {path.stem: yaml.safe_load(path.read_text()) for path in SPACES}
-    assert list(written) == ["nes_pgd", "rge_sign", "zo_ngd", "zo_ngd_paper"]
-    # A natural step's learning rate is another quantity than a sign step's, which is a length in pixels.
     assert written["zo_ngd_paper"].keys() == written["zo_ngd"].keys()
-    del written["zo_ngd_paper"]["learning_rate"]
+    for stem in written.keys() - {"nes_pgd", "rge_sign", "zo_ngd"}:
+        # A sign step's learning rate is a length in pixels; elsewhere it is another quantity.
+        written[stem].pop("learning_rate", None)
     for name in {name for space in written.values() for name in space}:
         assert len({json.dumps(space[name]) for space in written.values() if name in space}) == 1, name
     nes, rge, ngd = (written[stem] for stem in ("nes_pgd", "rge_sign", "zo_ngd"))

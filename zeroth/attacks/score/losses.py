@@ -1,0 +1,31 @@
+"""What attacks on scores make small.
+
+Shapes: n rows, Q points a row, K classes.
+"""
+
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from zeroth.oracles import Trial
+
+Loss = Literal["margin", "cross_entropy"]
+
+
+def check_loss(loss: str) -> None:
+    """Raise ValueError for an unknown loss."""
+    if loss not in get_args(Loss):
+        raise ValueError(f"loss must be 'margin' or 'cross_entropy', got {loss!r}")
+
+
+def loss_values(trial: Trial, answers: Tensor, rows: Tensor, loss: Loss) -> Tensor:
+    r"""Loss of log-probabilities (n, ..., K) of rows (n,): (n, ...), the smaller the nearer to the goal.
+
+    .. math:: m \quad \text{("margin", negative where the goal is met)}
+    .. math:: \log p_t \ \text{(untargeted)}, \quad -\log p_y \ \text{(targeted)} \quad \text{("cross\_entropy")}
+    """
+    if loss == "margin":
+        return trial.margin(answers, rows)
+    key = trial.goal.key[rows].reshape(-1, *[1] * (answers.ndim - 1)).expand(*answers.shape[:-1], 1)
+    own = answers.gather(-1, key).squeeze(-1)
+    return own if trial.goal.targets is None else -own

@@ -1,0 +1,100 @@
+"""C&W l_2: the nearest adversarial image by Adam in tanh space (Carlini and Wagner, S&P 2017; thesis eqs. 6 and 9).
+
+Shapes: B images, n active rows, C x H x W pixels.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from zeroth.attacks.attack import Attack
+from zeroth.attacks.constant_search import ConstantSearch, check_search
+from zeroth.attacks.whitebox.steepest import margin_gradient
+from zeroth.oracles import GradientOracle, Oracle, Trial
+
+# Pixels 0 and 1 lie at infinity in tanh space; so near to it the published program starts from them.
+INSIDE = 0.999999
+BETA1, BETA2, ADAM_EPSILON = 0.9, 0.999, 1e-8
+
+
+class CarliniWagner(Attack):
+    r"""Minimise the squared distance plus c times the hinge on the margin, c found by a search of each image.
+
+    .. math:: \min_w \|x(w) - x_0\|_2^2 + c \max(m(x(w)), -\kappa), \qquad x(w) = \frac{1 + \tanh w}{2}
+
+    m is the difference of logits of eq. 9, which is that of the log-probabilities. An iteration costs one query: the
+    gradient at the clean image, where every search begins, came with its check. Adam starts anew with each search, and
+    an image whose loss stands still goes on to its next c alone. The defaults are ours, set by hand on MNIST training
+    images; ``configs/attack/carlini_wagner_paper.yaml`` has the paper's.
+
+    Args:
+        constant: the first c; paper .001. Ten times as much after each search that fails, until one works; then the
+            middle between the largest c that failed and the smallest that worked.
+        searches: c's tried; None for as many as the budget allows; paper 9.
+        iterations: Adam's steps for one c; paper 1,000.
+        learning_rate: Adam's, in tanh space; paper .01.
+        abort: end a search whose loss has not fallen over a tenth of its iterations (paper).
+        kappa: confidence of an adversarial point, as a difference of logits; paper 0 to 40.
+
+    Raises:
+        ValueError: a hyperparameter out of its range.
+    """
+
+    oracle_type: ClassVar[type[Oracle]] = GradientOracle
+    norm = "l2"
+    stop_at_success: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        constant: float = 0.1,
+        searches: int | None = None,
+        iterations: int = 200,
+        learning_rate: float = 0.05,
+        abort: bool = True,
+        kappa: float = 0.0,
+    ) -> None:
+        check_search(
+            initial=constant, iterations=iterations, searches=searches, learning_rate=learning_rate, kappa=kappa
+        )
+        self.constant, self.searches, self.iterations = constant, searches, iterations
+        self.learning_rate, self.abort, self.kappa = learning_rate, abort, kappa
+
+    def run(self, trial: Trial) -> None:
+        """See :class:`Attack`."""
+        clean, start = trial.images, margin_gradient(trial)
+        search = ConstantSearch(
+            len(clean),
+            initial=self.constant,
+            iterations=self.iterations,
+            searches=self.searches,
+            windows=10 if self.abort else 0,
+            device=clean.device,
+        )
+        # tanh in float64: in float32 its last digit depends on the batch, and the hinge makes much of a last digit.
+        origin = torch.atanh((2 * clean.double() - 1) * INSIDE).float()
+        w, gradient = origin.clone(), start.clone()  # where each row stands, and the gradient of its hinge there
+        first, second = torch.zeros_like(w), torch.zeros_like(w)  # Adam's moments
+
+        def hinge(log_probabilities: Tensor, rows: Tensor) -> Tensor:
+            return trial.goal.margin(log_probabilities, rows).clamp_min(-self.kappa)
+
+        while len(rows := trial.active):
+            constant = search.constant[rows]
+            bent = w[rows].double().tanh()
+            slope = 2 * ((1 + bent) / 2 - clean[rows]) + constant.reshape(-1, 1, 1, 1) * gradient[rows]
+            slope = (slope * (1 - bent.square()) / 2).float()  # the chain rule through x(w)
+            step = (search.iteration[rows] + 1).double().reshape(-1, 1, 1, 1)
+            first[rows] = BETA1 * first[rows] + (1 - BETA1) * slope
+            second[rows] = BETA2 * second[rows] + (1 - BETA2) * slope.square()
+            mean = first[rows] / (1 - BETA1**step).float()
+            scale = (second[rows] / (1 - BETA2**step).float()).sqrt()
+            w[rows] -= self.learning_rate * mean / (scale + ADAM_EPSILON)
+            points = ((1 + w[rows].double().tanh()) / 2).float()
+            answers, gradient[rows] = trial.gradient(points, rows, hinge)
+            rows, constant, points, answers = trial.keep(rows, constant, points, answers)
+            losses = (points - clean[rows]).square().flatten(1).sum(1) + constant * hinge(answers, rows)
+            over = search.enter(rows, losses, trial.goal.met(answers, rows))
+            w[over], gradient[over], first[over], second[over] = origin[over], start[over], 0, 0
+            trial.retire(rows[search.spent(rows)], "searches")

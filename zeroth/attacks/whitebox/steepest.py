@@ -1,0 +1,87 @@
+"""What gradient attacks share: the loss they go down, the steepest step of a norm, and the way back into its ball.
+
+Shapes: B images, N perturbations, n rows, K classes, C x H x W pixels.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from zeroth.oracles import Trial, distance
+from zeroth.oracles.goal import Norm
+from zeroth.oracles.trial import Objective
+
+Loss = Literal["cross_entropy", "margin"]
+
+
+def check_loss(loss: str) -> None:
+    """Raise ValueError for a loss that is none."""
+    if loss not in get_args(Loss):
+        raise ValueError(f"loss must be 'cross_entropy' or 'margin', got {loss!r}")
+
+
+def objective(trial: Trial, loss: Loss) -> Objective:
+    """Return what is made small: the margin, or log p of the label (untargeted), or -log p of the target."""
+    if loss == "margin":
+        return trial.goal.margin
+
+    def own(log_probabilities: Tensor, rows: Tensor) -> Tensor:
+        key = log_probabilities.gather(1, trial.goal.key[rows].unsqueeze(1)).squeeze(1)
+        return key if trial.goal.targets is None else -key
+
+    return own
+
+
+def margin_gradient(trial: Trial) -> Tensor:
+    """Return the margin's gradient at the clean images (B, C, H, W), which came with their check.
+
+    Raises:
+        ValueError: the trial's oracle gives none.
+    """
+    if trial.start_gradient is None:
+        raise ValueError(f"gradients need a GradientOracle, got {type(trial.oracle).__name__}")
+    return trial.start_gradient
+
+
+def first_gradient(trial: Trial, loss: Loss) -> Tensor:
+    """Return the gradient of the loss at the clean images, (B, C, H, W), NaN in rows out of play.
+
+    The margin's is there already; the cross entropy's costs each image one more query.
+    """
+    if loss == "margin":
+        return margin_gradient(trial)
+    rows = trial.active
+    gradients = torch.full_like(trial.images, torch.nan)
+    gradients[rows] = trial.gradient(trial.images[rows], rows, objective(trial, loss), iterate=False)[1]
+    return gradients
+
+
+def steepest(gradient: Tensor, norm: Norm) -> Tensor:
+    r"""Return the step of the fast gradient methods, of length 1 in the norm (thesis eqs. 7 and 8).
+
+    .. math:: \text{sign}(g) \quad (l_\infty), \qquad g / \|g\|_q \quad (q = 1, 2)
+
+    For l_1 this is the step of the thesis and not the steepest one, which would move a single pixel. A zero gradient
+    gives a zero step.
+
+    Args:
+        gradient: (N, C, H, W).
+        norm: "linf", "l2" or "l1".
+    """
+    if norm == "linf":
+        return gradient.sign()
+    size = distance(gradient, norm).reshape(-1, 1, 1, 1)
+    return torch.where(size > 0, gradient / size.clamp_min(torch.finfo(gradient.dtype).tiny), 0)
+
+
+def clip(delta: Tensor, norm: Norm, epsilon: float | Tensor) -> Tensor:
+    """Bring perturbations (N, C, H, W) into the ball of radius epsilon (a number or (N, 1, 1, 1)).
+
+    l_inf clips each pixel; l_2 and l_1 scale the whole perturbation, which for l_2 is the projection.
+    """
+    radius = torch.as_tensor(epsilon, dtype=delta.dtype, device=delta.device)
+    if norm == "linf":
+        return delta.clamp(-radius, radius)
+    size = distance(delta, norm).reshape(-1, 1, 1, 1)
+    return torch.where(size > radius, delta * (radius / size.clamp_min(torch.finfo(delta.dtype).tiny)), delta)
