@@ -44,18 +44,20 @@ def test_every_success_has_the_confidence_that_was_asked_for_and_pays_for_it():
     assert (distances[0] < distances[1]).all() and (distances[1] < distances[2]).all()
 
 
-def test_the_first_steps_are_those_of_torchs_adam_on_the_stated_loss():
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_the_first_steps_are_those_of_torchs_adam_on_the_stated_loss(beta):
     victim = Logging(NET)
-    attack = CarliniWagner(constant=0.3, searches=1, iterations=12, learning_rate=0.03, abort=False)
+    attack = CarliniWagner(constant=0.3, searches=1, iterations=12, learning_rate=0.03, abort=False, beta=beta)
     result = attack(GradientOracle(victim), IMAGES[:1], LABELS[:1], budget=99, seed=0)
     assert victim.seen == int(result.queries) == 1 + 12 and result.reason == ["searches"]
-    w = torch.atanh((2 * IMAGES[:1].double() - 1) * 0.999999).requires_grad_()
+    clean = IMAGES[:1].double()
+    w = torch.atanh((2 * clean - 1) * 0.999999).requires_grad_()
     adam = torch.optim.Adam([w], lr=0.03)
     for step in range(12):
         adam.zero_grad()
         x = (1 + w.tanh()) / 2
         hinge = margin(NET(x).log_softmax(1), LABELS[:1]).clamp_min(0)
-        ((x - IMAGES[:1].double()).square().sum() + 0.3 * hinge.sum()).backward()
+        ((x - clean).square().sum() + beta * (x - clean).abs().sum() + 0.3 * hinge.sum()).backward()
         adam.step()
         assert torch.allclose(victim.asked[1 + step].double(), ((1 + w.tanh()) / 2)[0], atol=2e-4)
 
@@ -68,6 +70,13 @@ def test_a_search_begins_anew_and_asks_a_query_an_iteration():
     # Every first step of Adam is the learning rate times a sign, whatever c is.
     first = victim.asked[[1, 6, 11]]
     assert torch.allclose(first, first[:1], atol=2e-5)
+
+
+def test_with_beta_the_best_is_that_of_least_elastic_net_distance():
+    results = [CarliniWagner(**SHORT, beta=b)(GradientOracle(NET), IMAGES, LABELS, budget=2000, seed=0) for b in (0, 1)]
+    norms = results[1].norms()
+    assert torch.allclose(results[1].distance, norms["l2"].square() + norms["l1"])
+    assert (norms["l1"] < results[0].norms()["l1"]).all() and (norms["l2"] > results[0].norms()["l2"]).all()
 
 
 def test_larger_budgets_never_make_it_worse():
@@ -91,6 +100,7 @@ def test_pixels_at_the_ends_of_the_box_are_no_trouble():
         ({"iterations": 0}, "iterations must be at least 1"),
         ({"learning_rate": -1.0}, "learning_rate must be > 0"),
         ({"kappa": -1.0}, "kappa must be >= 0"),
+        ({"beta": -1.0}, "beta must be >= 0"),
     ],
 )
 def test_bad_hyperparameters_are_named(options, message):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zeroth.attacks.attack import Attack
 from zeroth.attacks.constant_search import ConstantSearch, check_search
-from zeroth.attacks.whitebox.steepest import margin_gradient
+from zeroth.attacks.whitebox.steepest import elastic_net, margin_gradient
 from zeroth.oracles import GradientOracle, Oracle, Trial, distance
 
 Method = Literal["fista", "ista"]
@@ -99,13 +99,9 @@ class EAD(Attack):
         self.constant, self.searches, self.iterations = constant, searches, iterations
         self.learning_rate, self.abort, self.kappa, self.accept = learning_rate, abort, kappa, accept
 
-    def elastic_net(self, delta: Tensor) -> Tensor:
-        """Return l_2^2 + beta l_1 of perturbations: (N, C, H, W) -> (N,)."""
-        return distance(delta, "l2").square() + self.beta * distance(delta, "l1")
-
     def distance(self, delta: Tensor) -> Tensor:
         """Return what the rule makes small: (N, C, H, W) -> (N,)."""
-        return self.elastic_net(delta) if self.rule == "en" else distance(delta, "l1")
+        return elastic_net(delta, self.beta) if self.rule == "en" else distance(delta, "l1")
 
     def run(self, trial: Trial) -> None:
         """See :class:`Attack`."""
@@ -139,7 +135,7 @@ class EAD(Attack):
                 answers, gradient[rows] = trial.gradient(moved, rows, hinge)
             rows, constant, moved, answers = trial.keep(rows, constant, moved, answers)
             x[rows] = moved
-            losses = self.elastic_net(moved - clean[rows]) + constant * hinge(answers, rows)
+            losses = elastic_net(moved - clean[rows], self.beta) + constant * hinge(answers, rows)
             over = search.enter(rows, losses, trial.goal.met(answers, rows))
             x[over], y[over], gradient[over] = clean[over], clean[over], start[over]
             trial.retire(rows[search.spent(rows)], "searches")

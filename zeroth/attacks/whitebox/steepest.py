@@ -57,6 +57,11 @@ def first_gradient(trial: Trial, loss: Loss) -> Tensor:
     return gradients
 
 
+def elastic_net(delta: Tensor, beta: float) -> Tensor:
+    """Return l_2^2 + beta l_1 of perturbations: (N, C, H, W) -> (N,) (thesis eq. 16)."""
+    return distance(delta, "l2").square() + beta * distance(delta, "l1")
+
+
 def steepest(gradient: Tensor, norm: Norm) -> Tensor:
     r"""Return the step of the fast gradient methods, of length 1 in the norm (thesis eqs. 7 and 8).
 
