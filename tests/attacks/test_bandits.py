@@ -197,7 +197,7 @@ def test_targeted_finds_the_target():
         ({"exploration": 0}, "exploration must be > 0, got 0"),
         ({"cells": 0}, "cells must be at least 1, got 0"),
         ({"check": 0}, "check must be at least 1, got 0"),
-        ({"loss": "hinge"}, "loss must be 'margin' or 'cross_entropy', got 'hinge'"),
+        ({"loss": "hinge"}, "loss must be 'cross_entropy' or 'margin', got 'hinge'"),
         ({"kappa": -1}, "kappa must be >= 0, got -1"),
         ({"accept": "some"}, "accept must be 'all' or 'iterates', got 'some'"),
     ],

@@ -236,7 +236,7 @@ def test_targeted_finds_the_target(loss):
         ({"epsilon": 0.0}, r"epsilon must be > 0 in \[0, 1\] pixels, got 0.0"),
         ({"p": 1.5}, r"p must lie in \(0, 1\], a share of the pixels, got 1.5"),
         ({"schedule": 0}, "schedule must be at least 1 iteration, got 0"),
-        ({"loss": "hinge"}, "loss must be 'margin' or 'cross_entropy', got 'hinge'"),
+        ({"loss": "hinge"}, "loss must be 'cross_entropy' or 'margin', got 'hinge'"),
         ({"kappa": -1}, "kappa must be >= 0, got -1"),
     ],
 )

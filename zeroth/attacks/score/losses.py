@@ -9,13 +9,13 @@ from torch import Tensor
 
 from zeroth.oracles import Trial
 
-Loss = Literal["margin", "cross_entropy"]
+Loss = Literal["cross_entropy", "margin"]
 
 
 def check_loss(loss: str) -> None:
     """Raise ValueError for an unknown loss."""
     if loss not in get_args(Loss):
-        raise ValueError(f"loss must be 'margin' or 'cross_entropy', got {loss!r}")
+        raise ValueError(f"loss must be 'cross_entropy' or 'margin', got {loss!r}")
 
 
 def loss_values(trial: Trial, answers: Tensor, rows: Tensor, loss: Loss) -> Tensor:

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from zeroth.attacks.score.losses import Loss, check_loss, loss_values
 from zeroth.attacks.score.sampled import Probes, SampledAttack
 from zeroth.oracles import Trial
 
@@ -50,7 +51,7 @@ class NESPGD(SampledAttack):
         smallest_rate: float | None = None,
         momentum: float = 0.66,
         window: int = 4,
-        loss: Literal["cross_entropy", "margin"] = "margin",
+        loss: Loss = "margin",
         cells: int | None = 7,
         iterations: int | None = None,
         kappa: float = 0.0,
@@ -69,10 +70,10 @@ class NESPGD(SampledAttack):
             raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
         if window < 1:
             raise ValueError(f"window must be at least 1 iteration, got {window}")
-        if loss not in ("cross_entropy", "margin"):
-            raise ValueError(f"loss must be 'cross_entropy' or 'margin', got {loss!r}")
+        check_loss(loss)
         self.sigma, self.learning_rate, self.smallest_rate = sigma, learning_rate, smallest_rate
-        self.momentum, self.window, self.loss = momentum, window, loss
+        self.momentum, self.window = momentum, window
+        self.loss: Loss = loss
 
     def length(self, dimension: int) -> float:
         """Return sigma sqrt(D)."""
@@ -105,7 +106,4 @@ class NESPGD(SampledAttack):
         """Margin, or the log-probability of the label (untargeted) or against the target: (n, ...)."""
         if self.loss == "margin":
             return super().objective(trial, answers, rows)
-        own = answers.gather(
-            -1, trial.goal.key[rows].reshape(-1, *[1] * (answers.ndim - 1)).expand(*answers.shape[:-1], 1)
-        ).squeeze(-1)
-        return own if trial.goal.targets is None else -own
+        return loss_values(trial, answers, rows, self.loss)

@@ -32,6 +32,11 @@ def share(p: float, iteration: int, schedule: int = SCHEDULE) -> float:
     return float(p / 2 ** bisect_left(HALVINGS, iteration * SCHEDULE // schedule))
 
 
+def square_side(part: float, height: int, width: int) -> int:
+    """Return the side of the square that holds a share of the pixels, at least one and inside the image."""
+    return min(max(round((part * height * width) ** 0.5), 1), height, width)
+
+
 def bump(side: int) -> Tensor:
     r"""Make the unit l_2 pattern of an s x s square (eq. 2): a bump above, its opposite below, (s, s).
 
@@ -49,6 +54,23 @@ def bump(side: int) -> Tensor:
         halves.append(sign * tails[torch.maximum(down.unsqueeze(1), across)])
     pattern = torch.cat(halves)
     return (pattern / torch.linalg.vector_norm(pattern)).float()
+
+
+def stripes(trial: Trial, rows: Tensor) -> Tensor:
+    """Draw vertical stripes of random signs, (n, C, H, W): the start of the l_inf attack."""
+    channels, height, width = trial.images.shape[1:]
+    return _signs(trial.streams.rand(rows, (channels, 1, width))).expand(-1, -1, height, -1)
+
+
+def window(down: Tensor, across: Tensor, side: int, height: int, width: int) -> Tensor:
+    """Place a square by uniform numbers (n,), anywhere inside the image: mask (n, 1, H, W)."""
+
+    def span(uniform: Tensor, size: int) -> Tensor:
+        begin = (uniform * (size - side + 1)).long().clamp_max(size - side).unsqueeze(1)
+        pixels = torch.arange(size, device=uniform.device)
+        return (pixels >= begin) & (pixels < begin + side)
+
+    return (span(down, height).unsqueeze(2) & span(across, width).unsqueeze(1)).unsqueeze(1)
 
 
 def _norm(delta: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -97,7 +119,7 @@ class Square(Attack):
         *,
         norm: Literal["linf", "l2"] = "linf",
         epsilon: float = 0.4,
-        p: float = 0.3,
+        p: float = 0.15,
         schedule: int = SCHEDULE,
         loss: Loss = "margin",
         kappa: float = 0.0,
@@ -135,17 +157,16 @@ class Square(Attack):
 
     def side(self, iteration: int, height: int, width: int) -> int:
         """Return the side of the squares of iteration 0, 1, ..."""
-        side = round((share(self.p, iteration, self.schedule) * height * width) ** 0.5)
+        side = square_side(share(self.p, iteration, self.schedule), height, width)
         if self.norm == "l2":
             side = max(side, SMALLEST_BUMP) // 2 * 2 + 1  # odd
-        return min(max(side, 1), height, width)
+        return min(side, height, width)
 
     def _start(self, trial: Trial, rows: Tensor) -> Tensor:
         """Return stripes (l_inf) or a grid of bumps (l_2), (n, C, H, W)."""
-        channels, height, width = trial.images.shape[1:]
         if self.norm == "linf":
-            stripes = _signs(trial.streams.rand(rows, (channels, 1, width)))
-            return (self.epsilon * stripes).expand(-1, -1, height, -1)
+            return self.epsilon * stripes(trial, rows)
+        channels, height, width = trial.images.shape[1:]
         side = max(1, min(height, width) // BUMPS)
         down, across = height // side, width // side
         uniform = trial.streams.rand(rows, (channels + 1, down, across, 1, 1))
@@ -162,13 +183,13 @@ class Square(Attack):
         side = self.side(iteration, height, width)
         # Five numbers place and turn the squares (two and one suffice for l_inf); the others are the signs.
         uniform = trial.streams.rand(rows, (5 + channels,))
-        first = _window(uniform[:, 0], uniform[:, 1], side, height, width)
+        first = window(uniform[:, 0], uniform[:, 1], side, height, width)
         signs = _signs(uniform[:, 5:])[:, :, None, None]
         if self.norm == "linf":
             square = self.epsilon * signs
             same = ((delta == square) | ~first).flatten(1).all(1)[:, None, None, None]
             return torch.where(first, torch.where(same, -square, square), delta)
-        second = _window(uniform[:, 2], uniform[:, 3], side, height, width)
+        second = window(uniform[:, 2], uniform[:, 3], side, height, width)
         inside = _norm(delta * first, (2, 3))
         turn = uniform[:, 4, None, None] < 0.5
         pattern = bump(side).to(delta.device)
@@ -185,14 +206,3 @@ class Square(Attack):
         """Scale to the l_2 radius, then clamp the pixels: (n, C, H, W)."""
         clean = trial.images[rows]
         return (clean + delta * (self.epsilon / _norm(delta, (1, 2, 3)).clamp_min(1e-10))).clamp(0, 1) - clean
-
-
-def _window(down: Tensor, across: Tensor, side: int, height: int, width: int) -> Tensor:
-    """Place a square by uniform numbers (n,), anywhere inside the image: mask (n, 1, H, W)."""
-
-    def span(uniform: Tensor, size: int) -> Tensor:
-        begin = (uniform * (size - side + 1)).long().clamp_max(size - side).unsqueeze(1)
-        pixels = torch.arange(size, device=uniform.device)
-        return (pixels >= begin) & (pixels < begin + side)
-
-    return (span(down, height).unsqueeze(2) & span(across, width).unsqueeze(1)).unsqueeze(1)
