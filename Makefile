@@ -42,7 +42,7 @@ quickstart: $(INSTALLED)
 		runs/certify/digits-sigma0.25 runs/certify/digits_noise-sigma0.25
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 8 --dist worksteal
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow

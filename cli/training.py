@@ -118,7 +118,10 @@ class TrainCLI(LightningCLI):
         last = self.folder / "checkpoints" / "last.ckpt"
         if last.is_file() and self.trainer.is_global_zero:
             print(f"going on from {last}")
-        self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=str(last) if last.is_file() else None)
+        # A system that makes its own training images puts them in the place of the datamodule's.
+        own = getattr(self.model, "training_data", None)
+        data = self.datamodule if own is None else own(self.datamodule)
+        self.trainer.fit(self.model, datamodule=data, ckpt_path=str(last) if last.is_file() else None)
         keeper = self.trainer.checkpoint_callback
         best = keeper.best_model_path or None if isinstance(keeper, ModelCheckpoint) else None
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best)

@@ -2,9 +2,6 @@
 
 import argparse
 import importlib
-import pickle
-import re
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +11,13 @@ import torch
 import torchvision
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import instantiate_module
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 import zeroth.networks
 from cli.faults import known_classes
 from lightning_modules import Classifier
+from zeroth.networks.checkpoint_classifier import fill, read_weights
 from zeroth.oracles import Output
-
-# What torch.load raises for a file that is cut short or no torch file at all.
-_UNREADABLE = (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, UnicodeDecodeError, ValueError)
 
 
 @dataclass
@@ -44,38 +37,6 @@ class VictimOptions:
     init_args: dict[str, Any] = field(default_factory=dict)
     state_dict: str | None = None
     output: Output = "logits"
-
-
-def read_weights(path: str | Path) -> Any:
-    """Read a file of tensors and plain values, never running code that is in it.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is cut short, no torch or safetensors file, or holds pickled code.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"checkpoint {path} does not exist: train.py writes runs/train-victim/<name>/checkpoints/last.ckpt"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported operand" in str(error):
-            raise ValueError(f"checkpoint {path} cannot be read: it is no torch checkpoint, or damaged") from error
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise ValueError(
-            f"checkpoint {path} holds pickled objects besides tensors and plain values"
-            f"{f' ({named.group(1)})' if named else ''}: refused, because loading them would run code of the file. "
-            "Save the weights alone, torch.save(model.state_dict(), ...), and give them by "
-            "--victim CLASS --victim.state_dict FILE"
-        ) from error
-    except (*_UNREADABLE, SafetensorError) as error:
-        raise ValueError(
-            f"checkpoint {path} cannot be read: it is cut short or no torch checkpoint; copy it again or train it anew"
-        ) from error
 
 
 def load_checkpoint(path: str | Path) -> tuple[LightningModule, dict[str, Any] | None]:
@@ -102,7 +63,7 @@ def load_checkpoint(path: str | Path) -> tuple[LightningModule, dict[str, Any] |
     except (argparse.ArgumentError, ValueError, TypeError, RuntimeError, ImportError) as error:
         first = " ".join(str(error).split())[-200:]
         raise ValueError(f"checkpoint {path} names a system that cannot be built: {first}") from error
-    _fill(module, checkpoint["state_dict"], path)
+    fill(module, checkpoint["state_dict"], path)
     return module.eval(), checkpoint.get("zeroth", {}).get("data")
 
 
@@ -138,7 +99,7 @@ def build_victim(options: VictimOptions, seed: int = 0) -> Callable[[Any], Any]:
             raise ValueError(
                 f"victim.state_dict {options.state_dict} holds a {type(state).__name__}, not named weights"
             )
-        _fill(victim, state.get("state_dict", state), options.state_dict)
+        fill(victim, state.get("state_dict", state), options.state_dict)
     return victim.eval() if isinstance(victim, nn.Module) else victim
 
 
@@ -163,11 +124,3 @@ def _find(name: str) -> Callable[..., Any]:
         raise ValueError(
             f"victim: cannot import {name}: {error}; the folder of your package must be on PYTHONPATH"
         ) from error
-
-
-def _fill(module: nn.Module, state: dict[str, Any], path: str | Path) -> None:
-    try:
-        module.load_state_dict(state)
-    except (RuntimeError, AttributeError) as error:
-        first = " ".join(str(error).split())[:300]
-        raise ValueError(f"weights {path} do not fit {type(module).__name__}: {first}") from error

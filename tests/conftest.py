@@ -6,6 +6,9 @@ import os
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers side by side, each with a thread a core, would take turns at the same cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 

@@ -67,6 +67,11 @@ def counted(log: Path, kill_after: int = 0) -> list[str]:
     ]
 
 
+def surrogates_for(config: Path) -> list[str]:
+    """Options that a config of a transfer attack leaves to its user: the models to craft on; none for others."""
+    return ["--attack.surrogates", "[{class_path: DigitsCNN}]"] if config.stem.startswith("transfer") else []
+
+
 def run(command: type, *words: str | Path) -> object:
     """Run a command in this process, as its script does."""
     with plain_messages():

@@ -8,7 +8,7 @@ import yaml
 import datamodules
 import zeroth.attacks
 from cli import AttackCLI, CertifyCLI, TrainCLI
-from tests.runs import asked, counted, run
+from tests.runs import asked, counted, run, surrogates_for
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -44,14 +44,20 @@ def test_a_data_config_composes_with_a_victim(path, capsys):
     assert config["data"]["class_path"].rpartition(".")[2] == yaml.safe_load(path.read_text())["class_path"]
 
 
+def assert_built(attack, written):
+    assert type(attack) is getattr(zeroth.attacks, written["class_path"])
+    for name, value in written.get("init_args", {}).items():
+        if isinstance(value, dict):  # an attack within an attack
+            assert_built(getattr(attack, name), value)
+        else:
+            assert getattr(attack, name) == value, name
+
+
 @pytest.mark.parametrize("path", shipped("attack"), ids=stem)
 def test_an_attack_config_builds_what_it_says(path, tmp_path):
-    words = ["--victim", "DigitsCNN", "--data", "Digits", "--attack", str(path)]
+    words = ["--victim", "DigitsCNN", "--data", "Digits", "--attack", str(path), *surrogates_for(path)]
     cli = AttackCLI([*words, "--run.root", str(tmp_path), "--run.wandb", "disabled"])
-    written = yaml.safe_load(path.read_text())
-    attack = cli.task.attack
-    assert type(attack) is getattr(zeroth.attacks, written["class_path"])
-    assert {name: getattr(attack, name) for name in written.get("init_args", {})} == written.get("init_args", {})
+    assert_built(cli.task.attack, yaml.safe_load(path.read_text()))
     assert cli.folder.name == f"DigitsCNN-{path.stem}"
 
 

@@ -9,6 +9,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 import zeroth.attacks
 from cli import TuneCLI
 from cli.search_space import FOLDER, find_space, read_space
+from tests.runs import surrogates_for
 from tests.victims import Shrink
 from zeroth.attacks import NESPGD, ZONGD, RGESign
 
@@ -20,7 +21,8 @@ VICTIM = ("--victim", "DigitsCNN", "--data", "Digits")
 
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
 def test_a_shipped_space_fits_the_attack_of_its_stem(path, tmp_path):
-    words = ["--attack", f"configs/attack/{path.stem}.yaml", *VICTIM, "--run.root", str(tmp_path)]
+    attack = ["--attack", f"configs/attack/{path.stem}.yaml", *surrogates_for(path)]
+    words = [*attack, *VICTIM, "--run.root", str(tmp_path)]
     cli = TuneCLI([*words, "--run.wandb", "disabled"])
     assert cli.space.file == path and set(cli.start) == set(yaml.safe_load(path.read_text()))
     selection = cli.config_init.images

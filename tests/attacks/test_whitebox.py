@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.victims import Logging, random_linear
-from zeroth.attacks import EAD, FGM, IFGM, PGD, CarliniWagner
+from zeroth.attacks import EAD, FGM, IFGM, NGD, PGD, CarliniWagner
 from zeroth.oracles import GradientOracle, ScoreOracle
 
 NET = random_linear(5, 16)
@@ -13,6 +13,9 @@ LABELS = NET(IMAGES).argmax(1)
 ATTACKS = [
     PGD(epsilon=0.05),
     PGD(epsilon=0.3, norm="l2", learning_rate=0.1, steps=3, random_start=True, loss="cross_entropy"),
+    NGD(epsilon=0.05),
+    NGD(epsilon=0.3, fisher="outer_product", learning_rate=0.02, damping=0.01),
+    NGD(epsilon=0.05, fisher="exact"),
     *(FGM(norm=norm, stride=stride) for norm, stride in (("linf", 1), ("l2", 25), ("l1", 7))),
     FGM(norm="linf", loss="cross_entropy", largest=0.02),
     *(IFGM(norm=norm) for norm in ("linf", "l2")),
@@ -71,25 +74,34 @@ def test_the_batch_changes_nothing(attack):
 
 
 class Partly(torch.nn.Module):
-    """Answers a dark image with a constant; the others as the linear victim does."""
+    """Answers a dark image with a constant, a bright one with a class that only brighter ones lose; else as NET."""
 
     def forward(self, images):
-        logits = NET(images)
-        dark = images.flatten(1).sum(1, keepdim=True) < 0.1
-        constant = 0 * images.flatten(1).sum(1, keepdim=True) + torch.tensor([9.0, 0, 0, 0, 0], dtype=logits.dtype)
-        return torch.where(dark, constant, logits)
+        logits, light = NET(images), images.flatten(1).sum(1, keepdim=True).double()
+        rest = torch.zeros_like(logits[:, 1:])
+        constant, sure = torch.cat([9 + 0 * light, rest], 1), torch.cat([1e3 - light, rest], 1)
+        return torch.where(light < 0.1, constant, torch.where(light > 14, sure, logits))
 
 
 @each
 def test_hopeless_and_wrong_rows_leave_their_neighbours_alone(attack):
-    images = torch.cat([IMAGES, torch.zeros(1, 1, 4, 4), IMAGES[:1]])
-    labels = Partly()(images).argmax(1)
-    labels[7] = (labels[7] + 1) % 5
-    together = attack(GradientOracle(Partly()), images, labels, budget=200, seed=0)
-    alone = attack(GradientOracle(NET), IMAGES, LABELS, budget=200, seed=0)
-    assert torch.equal(together.queries[:6], alone.queries) and torch.equal(together.success[:6], alone.success)
-    assert together.reason[7] == "misclassified" and int(together.queries[7]) == 1
-    assert together.adversarial.isfinite().all()
+    images = torch.cat([torch.zeros(1, 1, 4, 4), IMAGES[:3], torch.ones(1, 1, 4, 4), IMAGES[:1], IMAGES[3:]])
+    victim, (constant, sure, wrong), others = Partly(), (0, 4, 5), torch.tensor([1, 2, 3, 6, 7, 8])
+    labels = victim(images).argmax(1)
+    labels[wrong] = (labels[wrong] + 1) % 5
+    indices = torch.tensor([10, 0, 1, 2, 11, 12, 3, 4, 5])
+    together = attack(GradientOracle(victim), images, labels, budget=200, seed=0, indices=indices)
+    alone = attack(GradientOracle(victim), IMAGES, LABELS, budget=200, seed=0)
+    assert torch.equal(together.queries[others], alone.queries)
+    assert torch.equal(together.success[others], alone.success)
+    assert [together.reason[row] for row in others.tolist()] == alone.reason
+    assert torch.allclose(together.adversarial[others], alone.adversarial, atol=1e-5)
+    assert together.reason[wrong] == "misclassified" and int(together.queries[wrong]) == 1
+    for row in (constant, sure):
+        assert together.reason[row] in ("budget", "grid", "searches") and int(together.queries[row]) > 1
+    for row in (constant, sure, wrong):
+        assert not together.success[row] and together.distance[row] == torch.inf
+        assert torch.equal(together.adversarial[row], images[row])
 
 
 @each

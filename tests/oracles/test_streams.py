@@ -16,7 +16,7 @@ def test_a_draw_depends_on_seed_and_index_and_history_alone(seed, indices, cut):
     first, second = whole.randn(rows, (3, 7)), whole.rand(rows, (5,))
     cut = min(cut, len(indices) - 1)
     parts = [ImageStreams(seed, indices[:cut]), ImageStreams(seed, indices[cut:])]
-    assert torch.equal(torch.cat([p.randn(torch.arange(len(p._keys)), (3, 7)) for p in parts]), first)
+    assert torch.equal(torch.cat([p.randn(torch.arange(len(p.keys)), (3, 7)) for p in parts]), first)
     # the order of rows, and other rows drawing in between, change nothing
     assert torch.equal(parts[1].rand(torch.arange(len(indices) - cut).flip(0), (5,)).flip(0), second[cut:])
 

@@ -36,14 +36,14 @@ class ImageStreams:
         if keys and min(keys) < 0:
             raise ValueError(f"indices must be dataset indices >= 0, got {min(keys)}")
         self.seed, self.device = seed, torch.device(device)
-        self._keys: list[int] = keys
+        self.keys: list[int] = keys
         self._generators: list[torch.Generator | None] = [None] * len(keys)
 
     def generator(self, row: int) -> torch.Generator:
         """Return the stream of one image; made at its first use, since most images of a batch may never draw."""
         generator = self._generators[row]
         if generator is None:
-            state = np.random.SeedSequence([self.seed, self._keys[row]]).generate_state(1, np.uint64)
+            state = np.random.SeedSequence([self.seed, self.keys[row]]).generate_state(1, np.uint64)
             generator = torch.Generator(self.device).manual_seed(int(state[0]))
             self._generators[row] = generator
         return generator
