@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 
 from callbacks.loggers import log_curve, log_files, log_pictures, log_rows, log_scalars, parent_artifacts, runs_of
@@ -14,6 +13,8 @@ from callbacks.pieces import EXAMPLES, Pieces, load_pieces, query_marks
 from callbacks.terminal import tell_report
 from zeroth.attacks import Attack
 from zeroth.records import (
+    CASES,
+    Norm,
     attack_frame,
     attack_summary,
     attacked_rows,
@@ -21,6 +22,7 @@ from zeroth.records import (
     merge_records,
     plain,
     robust_accuracy_vs_epsilon,
+    select_case,
     success_curve,
     write_json,
 )
@@ -37,10 +39,15 @@ def report_attack(
     *,
     budget: int,
     images: int,
+    rows_an_image: int,
+    seed: int,
     parents: Sequence[Mapping[str, Any]],
     class_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Merge the record files of all ranks and shards in a run folder and report on what is there.
+
+    Where an image has several rows, one a target, figures are over rows, and those of the best, average and worst case
+    over images are told beside them.
 
     Args:
         trainer: whose loggers get the numbers.
@@ -48,6 +55,8 @@ def report_attack(
         attack: what was run, for its norm.
         budget: queries an image could spend.
         images: how many images the run selected, over all shards.
+        rows_an_image: how many rows each of them has in the end.
+        seed: seed of the run, which draws the average case.
         parents: the victim's files, as lineage.json has them.
         class_names: names of the classes, for the picture.
 
@@ -56,30 +65,40 @@ def report_attack(
     """
     rows, pieces = merge_records(folder, "attack"), load_pieces(folder)
     marks = query_marks(budget)
-    robust = _robust_curve(rows, attack)
-    rates = success_curve(rows, marks)
-    distortion = _distortion_curve(rows, pieces, len(marks))
+    cases = {
+        case: select_case(rows, case, norm=attack.norm, seed=seed) for case in (CASES if rows_an_image > 1 else ())
+    }
+    sizes = _sizes(rows, attack)
     report: dict[str, Any] = {
         "run": folder.name,
         "attack": repr(attack),
         "norm": attack.norm,
         "budget": budget,
         "images": images,
-        "recorded": len(rows),
-        "complete": len(rows) == images,
+        "recorded": rows["index"].nunique(),
+        "complete": len(rows) == images * rows_an_image,
         **attack_summary(rows),
-        "success_curve": {"queries": marks, "success_rate": rates},
-        "distortion_curve": {"queries": marks, **distortion},
-        "robust_curve": robust,
+        **_curves(rows, pieces, attack.norm, marks, sizes),
     }
+    if cases:
+        report["cases"] = {
+            case: {**attack_summary(chosen), **_curves(chosen, pieces, attack.norm, marks, sizes)}
+            for case, chosen in cases.items()
+        }
     write_json(folder / "report.json", report)
-    pictures = draw_attack(folder, rows, pieces, attack, budget, class_names)
+    lines = {f"{case} case": chosen for case, chosen in cases.items()} or {folder.name: rows}
+    pictures = draw_attack(folder, rows, lines, pieces, attack, budget, class_names)
 
-    tell_report(attack_frame({folder.name: report}, norm=attack.norm), folder, report, pictures)
+    told = {f"{case} case": summary for case, summary in report.get("cases", {}).items()}
+    name = f"{folder.name}, all pairs" if cases else folder.name
+    tell_report(attack_frame({name: report, **told}, norm=attack.norm), folder, report, pictures)
 
     runs = runs_of(trainer)
-    log_curve(runs, "queries", marks, {"success_rate": rates, **distortion})
-    log_curve(runs, "epsilon", robust["epsilon"], {"robust_accuracy": robust["accuracy"]})
+    for suffix, summary in {"": report, **{f"_{case}": report["cases"][case] for case in cases}}.items():
+        queries, robust = {**summary["success_curve"], **summary["distortion_curve"]}, summary["robust_curve"]
+        curves = {f"{name}{suffix}": curve for name, curve in queries.items() if name != "queries"}
+        log_curve(runs, "queries", marks, curves)
+        log_curve(runs, "epsilon", robust["epsilon"], {f"robust_accuracy{suffix}": robust["accuracy"]})
     log_scalars(trainer, {name: value for name, value in report.items() if not name.endswith("_curve")})
     log_rows(runs, "images", rows)
     log_pictures(runs, pictures)
@@ -92,22 +111,25 @@ def report_attack(
 def draw_attack(
     folder: Path,
     rows: pd.DataFrame,
+    lines: Mapping[str, pd.DataFrame],
     pieces: Pieces | None,
     attack: Attack,
     budget: int,
     class_names: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Draw what the rows allow; returns the files."""
-    norm, name = attack.norm, folder.name
+    """Draw a line for each table of rows, and examples of all rows, as far as there are any; returns the files."""
+    norm = attack.norm
     figures = {
-        "success_vs_queries": success_figure({name: rows}, budget=budget),
-        "robust_accuracy_vs_epsilon": robust_accuracy_figure({name: rows}, norm=norm),
+        "success_vs_queries": success_figure(lines, budget=budget),
+        "robust_accuracy_vs_epsilon": robust_accuracy_figure(lines, norm=norm),
     }
     if pieces is not None:
-        if (played := _distances(rows, pieces)).size:
-            figures["distortion_vs_queries"] = distortion_figure({name: (pieces.marks.numpy(), played)}, norm=norm)
+        played = {name: pieces.distances(attacked_rows(table)) for name, table in lines.items()}
+        if known := {name: (pieces.marks.numpy(), distances) for name, distances in played.items() if distances.size}:
+            figures["distortion_vs_queries"] = distortion_figure(known, norm=norm)
         if len(pieces.shown) and pieces.image.shape[1] in (1, 3):
-            told = rows.set_index("index").loc[pieces.shown.tolist()]
+            by_key = dict(zip(pieces.keys_of(rows), range(len(rows)), strict=True))
+            told = rows.iloc[[by_key[key] for key in pieces.shown]]
             figures["adversarial_examples"] = adversarial_figure(
                 pieces.image,
                 pieces.adversarial,
@@ -125,20 +147,25 @@ def draw_attack(
     return paths
 
 
-def _robust_curve(rows: pd.DataFrame, attack: Attack) -> dict[str, list[float | None]]:
+def _sizes(rows: pd.DataFrame, attack: Attack) -> list[float]:
     found = rows.loc[rows["success"], attack.norm].astype(float)
     top = attack.epsilon or (float(found.max()) if len(found) else 1.0)
-    return robust_accuracy_vs_epsilon(rows, attack.norm, np.linspace(0, top, EPSILONS).tolist())
+    return np.linspace(0, top, EPSILONS).tolist()
 
 
-def _distances(rows: pd.DataFrame, pieces: Pieces) -> NDArray[np.float32]:
-    """Distances (M, B) of the attacked images at each mark, inf where nothing was found yet."""
-    return pieces.distance[np.isin(pieces.index, attacked_rows(rows)["index"])].T.numpy()
+def _curves(
+    rows: pd.DataFrame, pieces: Pieces | None, norm: Norm, marks: list[int], sizes: list[float]
+) -> dict[str, dict[str, Any]]:
+    """Success and distances at marks of queries, accuracy at sizes of the perturbation.
 
-
-def _distortion_curve(rows: pd.DataFrame, pieces: Pieces | None, marks: int) -> dict[str, list[float | None]]:
-    """Median and quartiles (M,) of the distances at each mark, None where the quartile's images have none yet."""
+    Of the distances median and quartiles, None where the quartile's images have none yet.
+    """
     names = ("distance_q25", "distance_median", "distance_q75")
-    if pieces is None or not (played := _distances(rows, pieces)).size:
-        return {name: [None] * marks for name in names}
-    return {name: plain(curve) for name, curve in zip(names, distortion_quartiles(played), strict=True)}
+    distortion: dict[str, list[float | None]] = {name: [None] * len(marks) for name in names}
+    if pieces is not None and (played := pieces.distances(attacked_rows(rows))).size:
+        distortion = {name: plain(curve) for name, curve in zip(names, distortion_quartiles(played), strict=True)}
+    return {
+        "success_curve": {"queries": marks, "success_rate": success_curve(rows, marks)},
+        "distortion_curve": {"queries": marks, **distortion},
+        "robust_curve": robust_accuracy_vs_epsilon(rows, norm, sizes),
+    }

@@ -14,7 +14,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, Subset
 
-from callbacks.selection import Selection
+from callbacks.selection import Selection, images_a_batch
+from callbacks.tasks import EvaluationTask
 
 
 class FitEvaluation(Callback, ABC):
@@ -25,7 +26,7 @@ class FitEvaluation(Callback, ABC):
     Args:
         every_n_epochs: evaluate after every n-th epoch.
         images: which images.
-        batch_size: images worked on together.
+        batch_size: rows worked on together.
     """
 
     def __init__(self, every_n_epochs: int, images: Selection, batch_size: int) -> None:
@@ -36,7 +37,7 @@ class FitEvaluation(Callback, ABC):
         self.every_n_epochs, self.images, self.batch_size = every_n_epochs, images, batch_size
 
     @abstractmethod
-    def start(self, module: LightningModule, num_classes: int) -> LightningModule:
+    def start(self, module: LightningModule, num_classes: int) -> EvaluationTask:
         """Make the task that takes the batches."""
 
     @abstractmethod
@@ -63,7 +64,8 @@ class FitEvaluation(Callback, ABC):
         sums: dict[str, float] = {}
         with evaluating(pl_module):
             task = self.start(pl_module, data.num_classes)
-            for batch in DataLoader(dataset=mine, batch_size=self.batch_size) if len(mine) else ():
+            size = images_a_batch(self.batch_size, task.rows_an_image)
+            for batch in DataLoader(dataset=mine, batch_size=size) if len(mine) else ():
                 placed = {name: value.to(pl_module.device) for name, value in batch.items()}
                 for name, value in self.count(task.predict_step(placed, 0), batch).items():
                     sums[name] = sums.get(name, 0.0) + value

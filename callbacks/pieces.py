@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,6 +18,8 @@ from zeroth.records import replacing
 
 EXAMPLES = 8  # kept of each batch, for the picture of adversarial examples
 MARKS = 64  # points of a curve over queries
+NO_TARGET = -1
+PieceKey = tuple[int, int]
 
 
 def query_marks(budget: int) -> list[int]:
@@ -26,13 +30,16 @@ def query_marks(budget: int) -> list[int]:
 def save_piece(folder: Path, key: str, result: AttackResult, marks: list[int], *, adversarial: bool) -> None:
     """Write curves/<key> and, if wanted, adversarial/<key> (.safetensors) of a batch, each as a whole at once."""
     shown = result.success.nonzero().flatten()[:EXAMPLES]
+    target = torch.full_like(result.indices, NO_TARGET) if result.targets is None else result.targets
     _write(
         folder / "curves" / f"{key}.safetensors",
         {
             "index": result.indices,
+            "target": target,
             "marks": torch.tensor(marks),
             "distance": result.best_distance_at(marks).T,  # (B, M)
             "shown": result.indices[shown],
+            "shown_target": target[shown],
             "label": result.labels[shown],
             "predicted": result.predicted[shown],
             "image": result.images[shown],
@@ -44,6 +51,7 @@ def save_piece(folder: Path, key: str, result: AttackResult, marks: list[int], *
             folder / "adversarial" / f"{key}.safetensors",
             {
                 "index": result.indices,
+                "target": target,
                 "label": result.labels,
                 "predicted": result.predicted,
                 "success": result.success,
@@ -57,45 +65,63 @@ class Pieces:
     """The merged pieces of a run.
 
     Attributes:
-        index: (N,) dataset indices, ascending.
+        keys: what the N rows are known by, ascending: dataset index and target, NO_TARGET where an image has one row.
         marks: (M,) numbers of queries.
         distance: (N, M) distance of the best point found within each mark; inf where there was none.
-        shown: (n,) dataset indices of the examples, n at most 8.
+        shown: keys of the n examples, n at most 8.
         label, predicted: (n,) classes of the examples before and after.
         image, adversarial: (n, C, H, W).
     """
 
-    index: Tensor
+    keys: list[PieceKey]
     marks: Tensor
     distance: Tensor
-    shown: Tensor
+    shown: list[PieceKey]
     label: Tensor
     predicted: Tensor
     image: Tensor
     adversarial: Tensor
 
+    def keys_of(self, rows: pd.DataFrame) -> list[PieceKey]:
+        """Return the keys of attack rows of the same run."""
+        several = any(target != NO_TARGET for _, target in self.keys)
+        targets = rows["target"].tolist() if several else [NO_TARGET] * len(rows)
+        return list(zip(rows["index"].tolist(), targets, strict=True))
+
+    def distances(self, rows: pd.DataFrame) -> NDArray[np.float32]:
+        """Return the distances (M, n) of attack rows of the same run, as far as they have pieces."""
+        place = {key: number for number, key in enumerate(self.keys)}
+        return self.distance[[place[key] for key in self.keys_of(rows) if key in place]].T.numpy()
+
 
 def load_pieces(folder: Path) -> Pieces | None:
-    """Merge the pieces of all batches by index; None where there are none."""
+    """Merge the pieces of all batches by index and, where an image has several rows, target; None without pieces."""
     paths = sorted((folder / "curves").glob("*.safetensors"))
     if not paths:
         return None
-    curves: dict[int, Tensor] = {}
-    examples: dict[int, tuple[Tensor, ...]] = {}
+    curves: dict[PieceKey, Tensor] = {}
+    examples: dict[PieceKey, tuple[Tensor, ...]] = {}
     marks = torch.empty(0)
     for path in paths:
         piece = load_file(path)
         marks = piece["marks"]
-        curves.update(zip(piece["index"].tolist(), piece["distance"], strict=True))
+        several = len(piece["index"].unique()) < len(piece["index"])  # older pieces of one row an image tell no target
+        curves.update(zip(_keys(piece, "index", "target", several), piece["distance"], strict=True))
         if len(examples) < EXAMPLES:
             kept = (piece[name] for name in ("label", "predicted", "image", "adversarial"))
-            examples.update(zip(piece["shown"].tolist(), zip(*kept, strict=True), strict=True))
-    index = sorted(curves)
-    shown = sorted(examples)[:EXAMPLES]
-    rows = [examples[key] for key in shown]
+            shown = _keys(piece, "shown", "shown_target", several)
+            examples.update(zip(shown, zip(*kept, strict=True), strict=True))
+    kept_keys = sorted(examples)[:EXAMPLES]
+    rows = [examples[key] for key in kept_keys]
     columns = [torch.stack(column) for column in zip(*rows, strict=True)] if rows else [torch.empty(0)] * 4
-    distance = torch.stack([curves[key] for key in index])
-    return Pieces(torch.tensor(index), marks, distance, torch.tensor(shown), *columns)
+    keys = sorted(curves)
+    return Pieces(keys, marks, torch.stack([curves[key] for key in keys]), kept_keys, *columns)
+
+
+def _keys(piece: dict[str, Tensor], index: str, target: str, several: bool) -> list[PieceKey]:
+    indices = piece[index].tolist()
+    targets = piece[target].tolist() if several else [NO_TARGET] * len(indices)
+    return list(zip(indices, targets, strict=True))
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:

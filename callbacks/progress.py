@@ -1,4 +1,4 @@
-"""A line on the terminal for a long evaluation: images done, rates, success so far, time left."""
+"""A line on the terminal for a long evaluation: images (or pairs) done, rates, success so far, time left."""
 
 import time
 from typing import Any
@@ -25,20 +25,23 @@ class EvaluationProgress(Callback):
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self.images = self.queries = self.hits = self.seen = 0
-        self._began, self._start, self._word = 0.0, 0, ""
+        self._began, self._start, self._word, self._rows = 0.0, 0, "", "images"
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the line; images that an earlier start recorded count as done."""
         if not trainer.is_global_zero:
             return
         data: EvaluationData = trainer.datamodule  # type: ignore[attr-defined]
+        task: EvaluationTask = pl_module  # type: ignore[assignment]
+        rows = task.rows_an_image
         share = range(trainer.global_rank, len(data.batches), trainer.world_size)
-        total = sum(len(data.batches[number]) for number in share)
-        self.images = sum(len(data.batches[number]) for number in share if number in data.done)
+        total = rows * sum(len(data.batches[number]) for number in share)
+        self.images = rows * sum(len(data.batches[number]) for number in share if number in data.done)
         self._began, self._start = time.perf_counter(), self.images
         self._word = "adversarial" if isinstance(pl_module, AttackTask) else "right under noise"
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rates]}"), TimeRemainingColumn())
-        self._bar = Progress(TextColumn("images"), *columns, console=self.console)
+        self._rows = "images" if rows == 1 else "pairs"
+        self._bar = Progress(TextColumn(self._rows), *columns, console=self.console)
         self._task = self._bar.add_task("images", total=total, completed=self.images, rates="")
         self._bar.start()
 
@@ -81,7 +84,8 @@ class EvaluationProgress(Callback):
 
     def _show(self, images: int, queries: int, hits: int, seen: int) -> None:
         if self._bar is not None:
-            rates = rates_text(images - self._start, queries, hits, seen, self._word, time.perf_counter() - self._began)
+            seconds = time.perf_counter() - self._began
+            rates = rates_text(images - self._start, queries, hits, seen, self._word, seconds, self._rows)
             self._bar.update(self._task, completed=images, rates=rates)
 
     def _stop(self) -> None:
@@ -90,7 +94,7 @@ class EvaluationProgress(Callback):
             self._bar = None
 
 
-def rates_text(images: int, queries: int, hits: int, seen: int, word: str, seconds: float) -> str:
+def rates_text(images: int, queries: int, hits: int, seen: int, word: str, seconds: float, rows: str) -> str:
     """Tell images/s, queries/s and the hits so far, e.g. "12 of 30 adversarial"."""
     seconds = max(seconds, 1e-9)
-    return f"{images / seconds:.1f} images/s, {queries / seconds:,.0f} queries/s, {hits} of {seen} {word}"
+    return f"{images / seconds:.1f} {rows}/s, {queries / seconds:,.0f} queries/s, {hits} of {seen} {word}"

@@ -1,6 +1,7 @@
 """Rows on disk as batches end; a killed run goes on: recorded batches are skipped, a broken one is replayed."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,14 +16,15 @@ from callbacks.selection import EvaluationData, shard_numbers
 from callbacks.tasks import AttackTask, EvaluationTask
 from zeroth.attacks import AttackResult
 from zeroth.oracles import Journal
-from zeroth.records.reading import done_indices, merge_records, record_path
+from zeroth.records.reading import done_keys, merge_records, record_path
+from zeroth.records.rows import Key, index_of, key_of
 from zeroth.records.schema import AttackRecord, CertificateRecord, RecordHeader
 from zeroth.records.store import RecordFile
 from zeroth.smoothing import Certificate
 
 
 class RecordWriter(BasePredictionWriter, ABC):
-    """Appends one row an image to this rank's file in the run folder; keeps a journal while a batch is asked.
+    """Appends the rows of each image to this rank's file in the run folder; keeps a journal while a batch is asked.
 
     Args:
         folder: the run folder.
@@ -33,7 +35,7 @@ class RecordWriter(BasePredictionWriter, ABC):
         super().__init__(write_interval="batch")
         self.folder, self.header = folder, header
         self.number = -1
-        self._recorded: set[int] = set()
+        self._recorded: set[Key] = set()
         self._numbers: Iterator[int] = iter(())
         self._file: RecordFile | None = None
 
@@ -43,13 +45,19 @@ class RecordWriter(BasePredictionWriter, ABC):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Open the record file and mark the batches that earlier starts finished; the images are set up by now."""
+        task: EvaluationTask = pl_module  # type: ignore[assignment]
         data: EvaluationData = trainer.datamodule  # type: ignore[attr-defined]
         shard = None if data.shard is None else shard_numbers(data.shard)
         self._file = RecordFile(
             record_path(self.folder, self.header.kind, rank=trainer.global_rank, shard=shard), self.header
         )
-        self._recorded = done_indices(self.folder, self.header)
-        data.done = {number for number, indices in enumerate(data.batches) if self._recorded.issuperset(indices)}
+        self._recorded = done_keys(self.folder, self.header)
+        rows = Counter(map(index_of, self._recorded))
+        data.done = {
+            number
+            for number, indices in enumerate(data.batches)
+            if all(rows[index] == task.rows_an_image for index in indices)
+        }
         self._numbers = iter(data.mine())
 
     def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -72,8 +80,8 @@ class RecordWriter(BasePredictionWriter, ABC):
         dataloader_idx: int,
     ) -> None:
         """Append the rows that an earlier start has not recorded yet, then drop the journal."""
-        for index, row in zip(batch["index"].tolist(), self.rows(prediction, batch), strict=True):
-            if index not in self._recorded and self._file is not None:
+        for row in self.rows(prediction, batch):
+            if key_of(row, self.header) not in self._recorded and self._file is not None:
                 self._file.append(row)
         if (journal := self._close_journal(pl_module)) is not None:
             journal.path.unlink(missing_ok=True)
@@ -129,8 +137,9 @@ class AttackRecordWriter(RecordWriter):
         task: AttackTask = pl_module  # type: ignore[assignment]
         data: EvaluationData = trainer.datamodule  # type: ignore[attr-defined]
         if task.total_queries is not None and data.done:
-            spent = merge_records(self.folder, "attack").set_index("index")["queries"]
-            task.spent = int(spent[[index for number in data.done for index in data.batches[number]]].sum())
+            rows = merge_records(self.folder, "attack")
+            ended = rows["index"].isin([index for number in data.done for index in data.batches[number]])
+            task.spent = int(rows.loc[ended, "queries"].sum())
 
     def write_on_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, prediction: AttackResult, *rest: Any

@@ -62,6 +62,11 @@ def shard_of(places: list[int], shard: str | None) -> list[int]:
     return places[k - 1 :: n]
 
 
+def images_a_batch(rows: int, rows_an_image: int) -> int:
+    """How many whole images make a batch of at most so many rows, one at least."""
+    return max(1, rows // rows_an_image)
+
+
 class EvaluationData(LightningDataModule):
     """The selected images of another datamodule, in fixed batches dealt out to the ranks in turn.
 
@@ -69,7 +74,8 @@ class EvaluationData(LightningDataModule):
         data: where the images come from.
         selection: which images.
         shard: "k/n" takes part k of n of them; None all.
-        batch_size: images a batch.
+        batch_size: rows a batch at most; it has one image at least, and images are never torn.
+        rows_an_image: rows that an image gives.
 
     Attributes:
         batches: dataset indices of each batch, after setup.
@@ -77,13 +83,20 @@ class EvaluationData(LightningDataModule):
     """
 
     def __init__(
-        self, data: LightningDataModule, selection: Selection, *, shard: str | None = None, batch_size: int
+        self,
+        data: LightningDataModule,
+        selection: Selection,
+        *,
+        shard: str | None = None,
+        batch_size: int,
+        rows_an_image: int = 1,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.allow_zero_length_dataloader_with_multiple_devices = True  # more ranks than batches
-        self.data, self.selection, self.shard, self.batch_size = data, selection, shard, batch_size
+        self.data, self.selection, self.shard = data, selection, shard
+        self.batch_size = images_a_batch(batch_size, rows_an_image)
         shard_of([], shard)
         self.total = 0
         self.batches: list[list[int]] = []

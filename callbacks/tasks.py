@@ -4,43 +4,64 @@ Shapes: B images, C x H x W pixels, K classes.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
-import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from zeroth.attacks import Attack, AttackResult
+from zeroth.attacks.attack import check_least_likely
 from zeroth.oracles import GradientOracle, Journal, Output, ProgressUpdate
 from zeroth.oracles.scores import name_of
+from zeroth.records import random_target
 from zeroth.smoothing import Certificate, SmoothedClassifier, VoteOracle
 from zeroth.smoothing.bounds import check_alpha, check_sigma
 
 Victim = Callable[[Tensor], Tensor]
-Targets = Literal["none", "next", "random"]
+Targets = Literal["none", "next", "random", "least_likely", "all"]
 
 
-def choose_targets(rule: Targets, labels: Tensor, indices: Tensor, num_classes: int, seed: int) -> Tensor | None:
-    """Wanted labels (B,): none, the class after the true one, or another one drawn by (seed, dataset index)."""
+def choose_targets(
+    rule: Literal["none", "next", "random", "least_likely"],
+    labels: Tensor,
+    indices: Tensor,
+    num_classes: int,
+    seed: int,
+) -> Tensor | Literal["least_likely"] | None:
+    """Wanted labels (B,): none, the class after the true one, another one drawn by (seed, dataset index); or a word.
+
+    The least likely class is known once the victim has answered: the attack itself reads it off.
+    """
     if rule == "none":
         return None
-    steps = [
-        1 if rule == "next" else int(np.random.default_rng([seed, index]).integers(1, num_classes))
-        for index in indices.tolist()
-    ]
-    return (labels + torch.tensor(steps, device=labels.device)) % num_classes
+    if rule == "least_likely":
+        return rule
+    if rule == "next":
+        return (labels + 1) % num_classes
+    pairs = zip(labels.tolist(), indices.tolist(), strict=True)
+    drawn = [random_target(label, index, num_classes=num_classes, seed=seed) for label, index in pairs]
+    return torch.tensor(drawn, device=labels.device)
+
+
+def wrong_classes(labels: Tensor, num_classes: int) -> Tensor:
+    """All classes but the true one, ascending: (B,) -> (B, K - 1)."""
+    steps = torch.arange(1, num_classes, device=labels.device)
+    return ((labels.unsqueeze(1) + steps) % num_classes).sort(1).values
 
 
 class EvaluationTask(LightningModule):
     """What an evaluation does with a batch, as ``predict_step``.
 
     Attributes:
+        rows_an_image: how many rows an image gives.
         journal, progress: set around each batch by whoever drives the task; None keeps and tells nothing.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.rows_an_image = 1
         self.journal: Journal | None = None
         self.progress: Callable[[ProgressUpdate], None] | None = None
 
@@ -57,12 +78,16 @@ class AttackTask(EvaluationTask):
         victim: callable images (N, C, H, W) in [0, 1] -> scores (N, K).
         attack: the attack.
         num_classes: K, to choose targets.
-        budget: queries an image may spend.
+        budget: queries an image may spend; with ``targeted: all``, a pair of an image and a target.
         seed: with the dataset index it fixes all random draws of an image.
         output: what the victim's scores are.
-        targeted: none, next (the class after the true one) or random.
+        targeted: none, next (the class after the true one), random (by seed and dataset index), least_likely (by
+            the answer of the first check) or all (K - 1 rows an image, one a wrong class, ascending).
         total_queries: cap on the queries of all images together, in order.
         max_batch: most images the victim is asked at once.
+
+    Raises:
+        ValueError: a setting out of its range, or targets that an attack on labels alone cannot know.
 
     Attributes:
         spent: queries of the batches before this one; counts against total_queries.
@@ -86,9 +111,12 @@ class AttackTask(EvaluationTask):
             raise ValueError(f"budget must be at least 1 query an image, got {budget}")
         if total_queries is not None and total_queries < 1:
             raise ValueError(f"total_queries must be at least 1 or null for no cap, got {total_queries}")
+        if targeted == "least_likely":
+            check_least_likely(targeted, attack.oracle_type)
         self.victim, self.attack, self.num_classes = victim, attack, num_classes
         self.budget, self.seed, self.output, self.targeted = budget, seed, output, targeted
         self.total_queries, self.max_batch = total_queries, max_batch
+        self.rows_an_image = num_classes - 1 if targeted == "all" else 1
         self.spent = 0
 
     @property
@@ -97,8 +125,21 @@ class AttackTask(EvaluationTask):
         return not issubclass(self.attack.oracle_type, GradientOracle)
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int = 0) -> AttackResult:
-        """Attack a batch with keys image (B, C, H, W), label (B,) and index (B,)."""
+        """Attack a batch with keys image (B, C, H, W), label (B,) and index (B,).
+
+        Returns:
+            B rows; with ``targeted: all`` B x (K - 1), image by image.
+        """
         images, labels, indices = batch["image"], batch["label"], batch["index"]
+        keys: Tensor = indices
+        targets: Tensor | Literal["least_likely"] | None
+        if self.targeted == "all":
+            targets = wrong_classes(labels, self.num_classes).flatten()
+            images, labels, indices = (t.repeat_interleave(self.rows_an_image, 0) for t in (images, labels, indices))
+            # Pairs of one image draw apart from each other, and as they do whatever else is in the batch.
+            keys = indices * self.num_classes + targets
+        else:
+            targets = choose_targets(self.targeted, labels, indices, self.num_classes, self.seed)
         oracle = self.attack.oracle_type(
             self.victim,
             output=self.output,
@@ -111,15 +152,15 @@ class AttackTask(EvaluationTask):
             oracle,
             images,
             labels,
-            choose_targets(self.targeted, labels, indices, self.num_classes, self.seed),
+            targets,
             budget=self.budget,
             seed=self.seed,
-            indices=indices,
+            indices=keys,
             journal=self.journal,
             progress=self.progress,
         )
         self.spent += int(result.queries.sum())
-        return result
+        return replace(result, indices=indices.cpu())
 
 
 class CertificationTask(EvaluationTask):

@@ -22,9 +22,10 @@ def tell_report(frame: pd.DataFrame, folder: Path, report: Mapping[str, Any], pi
     console.print(rich_table(frame))
     if not report["complete"]:
         console.print(f"{report['recorded']} of {report['images']} images are recorded: other shards are to come")
+    word = "pairs" if "cases" in report else "images"
     if capped := report.get("reasons", {}).get("total_budget", 0):
         console.print(
-            f"the cap on all queries took {capped} images out of play: they count as robust, untried as they are"
+            f"the cap on all queries took {capped} {word} out of play: they count as robust, untried as they are"
         )
     console.print(f"run folder: {folder}", soft_wrap=True)
     console.print(f"pictures: {', '.join(path.name for path in pictures)}", soft_wrap=True)

@@ -34,10 +34,14 @@ def add_attack_arguments(parser: LightningArgumentParser, *, budget: int) -> Non
         help="YAML file or class of zeroth.attacks, e.g. --attack configs/attack/zo_ngd.yaml --attack.samples 20",
     )
     parser.add_argument(
-        "--budget", type=int, default=budget, help="queries an image may spend, its first check included"
+        "--budget", type=int, default=budget, help="queries an image (or pair) may spend, its first check included"
     )
     parser.add_argument(
-        "--targeted", type=Targets, default="none", help="wanted label: none, next (label + 1) or random"
+        "--targeted",
+        type=Targets,
+        default="none",
+        help="wanted label: none, next (label + 1), random, least_likely (in the victim's first answer) or all (a row "
+        "for each pair of an image and a wrong class; --batch_size counts pairs)",
     )
 
 
@@ -119,6 +123,8 @@ class AttackCLI(RecordsCLI):
             self.config_init.attack,
             budget=self.config.budget,
             images=self.data.total,
+            rows_an_image=self.task.rows_an_image,
+            seed=self.config.seed,
             parents=self.parents(),
             class_names=getattr(self.config_init.data, "class_names", None),
         )

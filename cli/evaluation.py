@@ -23,6 +23,7 @@ from callbacks.loggers import log_config, runs_of
 from callbacks.progress import EvaluationProgress
 from callbacks.record_writer import RecordWriter
 from callbacks.selection import EvaluationData, Selection
+from callbacks.tasks import EvaluationTask
 from cli.folders import JobType, RunOptions, name_in_sweep, refuse_other_settings, result_settings, save_config
 from cli.parser import PARSER, ZerothParser
 from cli.processes import EndWhenTerminated, locked, tie_ranks
@@ -150,16 +151,17 @@ class EvaluationCLI(LightningCLI, ABC):
         self.options = RunOptions(**self.resolved["run"])
         self.config_init = self.parser.instantiate(self.config)
         self.victim_options: VictimOptions = self.config_init.victim
+        victim = build_victim(self.victim_options, self.config.seed) if self.module is None else self.module
+        network, classes = getattr(victim, "network", victim), getattr(victim, "num_classes", None)
+        check_fit(network, self.config_init.data, classes)
+        self.task = self.build_task(victim, self.config_init.data.num_classes)
         self.data = EvaluationData(
             self.config_init.data,
             self.config_init.images,
             shard=self.config_init.get("shard"),
             batch_size=self.config_init.batch_size,
+            rows_an_image=self.task.rows_an_image,
         )
-        victim = build_victim(self.victim_options, self.config.seed) if self.module is None else self.module
-        network, classes = getattr(victim, "network", victim), getattr(victim, "num_classes", None)
-        check_fit(network, self.config_init.data, classes)
-        self.task = self.build_task(victim, self.config_init.data.num_classes)
         self.settings = self.outcome_settings()
         name = name_in_sweep(f"{self.victim_name()}-{self.method_name()}", self.settings)
         self.folder = self.options.folder(self.job, name)
@@ -217,7 +219,7 @@ class EvaluationCLI(LightningCLI, ABC):
         """Add the options of the job."""
 
     @abstractmethod
-    def build_task(self, victim: Callable[..., Any], num_classes: int) -> LightningModule:
+    def build_task(self, victim: Callable[..., Any], num_classes: int) -> EvaluationTask:
         """What is done with a batch."""
 
     @abstractmethod

@@ -200,7 +200,7 @@ class TuneCLI(EvaluationCLI):
         log_config(runs, self.resolved)
         for trial in self.tried:
             log_trial(runs, trial)
-        with nullcontext() if self.progress is None else self.progress.over(self.data.total):
+        with nullcontext() if self.progress is None else self.progress.over(self.data.total * self.task.rows_an_image):
             while len(self.tried) < self.config.trials:
                 trial = self.try_next()
                 self.tried.append(trial)

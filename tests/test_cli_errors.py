@@ -64,7 +64,10 @@ ATTACK = {
     "budget 0": ([*NGD, "--budget", "0"], "budget must be at least 1 query an image, got 0"),
     "cap 0": ([*NGD, "--total-queries", "0"], "total_queries must be at least 1 or null for no cap, got 0"),
     "cap and shards": ([*NGD, "--total-queries", "9", "--shard", "1/2"], "leave out --shard"),
-    "targeted": ([*NGD, "--targeted", "worst"], "targeted: expected one of 'none', 'next', 'random', got worst"),
+    "targeted": (
+        [*NGD, "--targeted", "worst"],
+        "targeted: expected one of 'none', 'next', 'random', 'least_likely', 'all', got worst",
+    ),
     "shard": ([*NGD, "--shard", "3/2"], "shard must be k/n with 1 <= k <= n, e.g. 1/4, got '3/2'"),
     "too many images": ([*NGD, "--images.count", "400"], "leaves 397 images of the 397 in split 'test'"),
     "split": ([*NGD, "--images.split", "all"], "images.split: expected one of 'train', 'val', 'test', got all"),

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from callbacks.pieces import MARKS, load_pieces, query_marks, save_piece
+from callbacks.pieces import MARKS, NO_TARGET, load_pieces, query_marks, save_piece
 from callbacks.progress import EvaluationProgress
 from callbacks.tasks import choose_targets
 from cli import AttackCLI, CertifyCLI
@@ -36,11 +36,11 @@ def test_batches_merge_to_the_whole(result, tmp_path):
     for key, rows in (("b", slice(12, 20)), ("a", slice(0, 12))):
         save_piece(tmp_path, key, part(result, rows), marks, adversarial=True)
     pieces = load_pieces(tmp_path)
-    assert pieces.index.tolist() == list(range(100, 120))
+    assert pieces.keys == [(index, NO_TARGET) for index in range(100, 120)]
     assert torch.allclose(pieces.distance, result.best_distance_at(marks).T)
     assert pieces.distance[3].isinf().all() and 0 < result.success.sum() < 20
     won = result.success.nonzero().flatten()[:8]
-    assert pieces.shown.tolist() == result.indices[won].tolist()
+    assert [index for index, _ in pieces.shown] == result.indices[won].tolist()
     assert torch.allclose(pieces.adversarial, result.adversarial[won], atol=1e-5)
     assert torch.equal(pieces.image, result.images[won])
     kept = load_file(tmp_path / "adversarial" / "a.safetensors")

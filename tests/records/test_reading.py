@@ -9,7 +9,7 @@ from tests.records.examples import certificate, found, header, lost
 from zeroth.records import (
     RecordFile,
     RecordMismatch,
-    done_indices,
+    done_keys,
     find_records,
     header_path,
     merge_records,
@@ -60,7 +60,7 @@ def test_merged_parts_equal_the_whole(tmp_path_factory, order, homes):
     whole = write(folder / "whole" / "attack.jsonl", rows)
     pd.testing.assert_frame_equal(merge_records(folder), read_records(whole)[1])
     pd.testing.assert_frame_equal(merge_records(find_records(folder, "attack")[::-1]), read_records(whole)[1])
-    assert done_indices(folder, header()) == set(range(12))
+    assert done_keys(folder, header()) == set(range(12))
 
 
 def test_columns_keep_their_types(tmp_path):
@@ -113,7 +113,7 @@ def test_files_of_different_runs_are_not_merged(tmp_path):
         merge_records(tmp_path)
     assert str(caught.value).splitlines()[-2:] == ["  seed: 0 and 5", "Merge each run by itself."]
     with pytest.raises(RecordMismatch, match=r"attack.rank1.jsonl holds rows of another run"):
-        done_indices(tmp_path, header())
+        done_keys(tmp_path, header())
 
 
 def test_a_rank_that_was_killed_leaves_its_whole_rows(tmp_path):
@@ -124,7 +124,7 @@ def test_a_rank_that_was_killed_leaves_its_whole_rows(tmp_path):
     record_path(tmp_path, "attack", rank=2).touch()  # killed before its header
     with pytest.warns(UserWarning, match=r"attack.rank1.jsonl: the last line is torn and left out"):
         assert merge_records(tmp_path)["index"].tolist() == [0, 1]
-    assert done_indices(tmp_path, header()) == {0, 1}
+    assert done_keys(tmp_path, header()) == {0, 1}
     assert torn.read_bytes() == before  # only its own writer mends a file
 
 

@@ -18,6 +18,7 @@ from zeroth.oracles import (
     GradientOracle,
     ImageStreams,
     Journal,
+    LabelOracle,
     Oracle,
     ProgressUpdate,
     Rules,
@@ -66,7 +67,7 @@ class Attack(ABC):
         oracle: Oracle,
         images: Tensor,
         labels: Tensor,
-        targets: Tensor | None = None,
+        targets: Tensor | Literal["least_likely"] | None = None,
         *,
         budget: int | Tensor,
         seed: int,
@@ -80,10 +81,12 @@ class Attack(ABC):
             oracle: the black box, of the kind the attack needs.
             images: (B, C, H, W) in [0, 1].
             labels: (B,) true labels.
-            targets: (B,) wanted labels, for a targeted attack.
+            targets: (B,) wanted labels, for a targeted attack. "least_likely" takes the wrong class of the least
+                log-probability in the answer of each image's first check, at no further query.
             budget: queries each image may spend, its first check included: one number or (B,).
             seed: with an image's dataset index it fixes all its random draws.
-            indices: (B,) distinct dataset indices, default 0..B-1.
+            indices: (B,) distinct dataset indices, default 0..B-1. To attack an image toward several targets at once,
+                give its rows numbers of their own.
             journal: answers of an earlier run of the same call, and where new ones are kept.
             progress: called after each request.
 
@@ -100,6 +103,9 @@ class Attack(ABC):
             raise ValueError(
                 "journal must be None under a GradientOracle: gradients are not journalled, a killed batch is run again"
             )
+        if by_answer := isinstance(targets, str):
+            check_least_likely(targets, type(oracle))
+            targets = None
         images, size = images.detach(), len(images)
         labels = _integers("labels", labels, size)
         targets = None if targets is None else _integers("targets", targets, size)
@@ -126,6 +132,7 @@ class Attack(ABC):
                         labels[part].to(oracle.device),
                         None if targets is None else targets[part].to(oracle.device),
                         self.kappa,
+                        by_answer,
                     ),
                     Rules(self.distance, ball, self.accept, self.stop_at_success),
                     budget=budgets[part].to(oracle.device),
@@ -146,6 +153,17 @@ class Attack(ABC):
         """Show the class and every hyperparameter."""
         names = [name for name in inspect.signature(type(self)).parameters if hasattr(self, name)]
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+
+def check_least_likely(targets: str, oracle_type: type[Oracle]) -> None:
+    """Raise ValueError for targets by another word, or to be read off answers that are labels alone."""
+    if targets != "least_likely":
+        raise ValueError(f"targets must be (B,) class numbers, 'least_likely' or None, got {targets!r}")
+    if issubclass(oracle_type, LabelOracle):
+        raise ValueError(
+            "targets 'least_likely' are read off the scores of the first answer, and a LabelOracle tells labels alone: "
+            "give the targets as class numbers (--targeted next, random or all), or take an attack that sees scores"
+        )
 
 
 def _integers(field: str, values: Tensor, size: int) -> Tensor:

@@ -19,7 +19,8 @@ class AttackResult:
     Attributes:
         indices: (B,) dataset indices.
         labels: (B,) true labels.
-        targets: (B,) wanted labels, None for untargeted attacks.
+        targets: (B,) wanted labels, None for untargeted attacks; -1 where the target was to be read off an answer and
+            the victim was never asked.
         images: (B, C, H, W) clean images.
         adversarial: (B, C, H, W) nearest adversarial point that was asked; the clean image where none was found.
         success: (B,) bool.
@@ -81,6 +82,8 @@ class AttackResult:
         empty = (torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64), torch.empty(0))
         events = [torch.cat(column) for column in zip(*ledger.events, strict=True)] if ledger.events else empty
         targets = trial.goal.targets
+        if targets is not None:  # a label stands where no answer told the target
+            targets = torch.where(targets == trial.goal.labels, -1, targets)
         return cls(
             indices=indices.cpu(),
             labels=trial.goal.labels.cpu(),

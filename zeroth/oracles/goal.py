@@ -3,7 +3,7 @@
 Shapes: B images, N asked points, K classes, D pixels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -35,6 +35,12 @@ def margin(log_probabilities: Tensor, labels: Tensor, targets: Tensor | None = N
     return own - other if targets is None else other - own
 
 
+def least_likely(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return the wrong class of the least log-probability, the first of equal ones: (..., K), labels (...) -> (...)."""
+    wrong = log_probabilities.detach().scatter(-1, labels.expand(log_probabilities.shape[:-1]).unsqueeze(-1), torch.inf)
+    return wrong.argmin(-1)
+
+
 def distance(delta: Tensor, norm: Norm) -> Tensor:
     """Norm of each perturbation: (N, ...) -> (N,), in [0, 1] pixels."""
     order = {"l1": 1, "l2": 2, "linf": torch.inf}[norm]
@@ -49,11 +55,25 @@ class Goal:
         labels: (B,) true labels.
         targets: (B,) wanted labels, None for untargeted attacks.
         kappa: confidence: the margin must be at most -kappa (scores only; labels have no confidence).
+        least_likely: the targets are the wrong classes that the victim's first answers hold for the least likely.
+            Until :meth:`settled`, ``targets`` is None and the margin is about the least likely class of each answer.
     """
 
     labels: Tensor
     targets: Tensor | None = None
     kappa: float = 0.0
+    least_likely: bool = False
+
+    def settled(self, answers: Tensor) -> "Goal":
+        """Read the targets off the first answers, log-probabilities (B, K), if they are still to be read.
+
+        The target of an image that was not asked, whose answer is NaN, is its label: it is never in play.
+        """
+        if not self.least_likely:
+            return self
+        targets, asked = self.labels.clone(), ~answers.isnan().any(1)
+        targets[asked] = least_likely(answers[asked], self.labels[asked])
+        return replace(self, targets=targets, least_likely=False)
 
     @property
     def key(self) -> Tensor:
@@ -63,8 +83,10 @@ class Goal:
     def margin(self, answers: Tensor, rows: Tensor) -> Tensor:
         """Margin of log-probabilities (n, ..., K) of rows (n,): (n, ...)."""
         shape = (-1, *[1] * (answers.ndim - 2))
-        targets = None if self.targets is None else self.targets[rows].reshape(shape)
-        return margin(answers, self.labels[rows].reshape(shape), targets)
+        labels = self.labels[rows].reshape(shape)
+        if self.least_likely:
+            return margin(answers, labels, least_likely(answers, labels))
+        return margin(answers, labels, None if self.targets is None else self.targets[rows].reshape(shape))
 
     def met(self, answers: Tensor, rows: Tensor) -> Tensor:
         """(N,) bool: which answers, log-probabilities (N, K) or labels (N,), are adversarial for rows (N,)."""

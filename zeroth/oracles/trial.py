@@ -74,6 +74,7 @@ class Trial:
                 lambda part: self.images[part].unsqueeze(1), 1, rows, torch.ones_like(rows), look=False, lazy=True
             )[:, 0]
         self._check_labels()
+        self.goal = self.goal.settled(self.start)
         asked = self.ledger.queries > 0
         predicted = self.start if self.start.ndim == 1 else self.start.nan_to_num(nan=-torch.inf).argmax(1)
         self.predicted = torch.where(asked, predicted, -1)

@@ -3,13 +3,14 @@
 Plots are in :mod:`zeroth.records.plots` and :mod:`zeroth.records.pictures`: matplotlib loads only where one is drawn.
 """
 
+from zeroth.records.cases import CASES, Case, random_target, select_case
 from zeroth.records.compare import Bootstrap, compare_attacks, compare_certificates
 from zeroth.records.compare_tables import cautions, comparison_frame, contingency_frame, left_out_line
 from zeroth.records.json_io import difference, plain, read_json, replacing, write_json, write_text
 from zeroth.records.merging import write_merged
 from zeroth.records.reading import (
     RecordMismatch,
-    done_indices,
+    done_keys,
     find_records,
     header_path,
     merge_records,
@@ -44,9 +45,11 @@ from zeroth.records.tables import attack_frame, certificate_frame, markdown_tabl
 
 __all__ = [
     "ABSTAIN",
+    "CASES",
     "SCHEMA_VERSION",
     "AttackRecord",
     "Bootstrap",
+    "Case",
     "CertificateRecord",
     "Kind",
     "Norm",
@@ -68,7 +71,7 @@ __all__ = [
     "contingency_frame",
     "difference",
     "distortion_quartiles",
-    "done_indices",
+    "done_keys",
     "file_sha256",
     "find_records",
     "flatten",
@@ -78,12 +81,14 @@ __all__ = [
     "markdown_table",
     "merge_records",
     "plain",
+    "random_target",
     "read_json",
     "read_records",
     "record_path",
     "replacing",
     "rich_table",
     "robust_accuracy_vs_epsilon",
+    "select_case",
     "success_curve",
     "terminal",
     "write_json",

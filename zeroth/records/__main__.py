@@ -13,6 +13,7 @@ from typing import get_args
 import pandas as pd
 from rich.text import Text
 
+from zeroth.records.cases import CASES, Case, select_case
 from zeroth.records.compare import Bootstrap, compare_attacks, compare_certificates
 from zeroth.records.compare_tables import cautions, comparison_frame, contingency_frame, left_out_line, same_run
 from zeroth.records.json_io import read_json
@@ -25,23 +26,26 @@ from zeroth.records.tables import NO_VALUE, attack_frame, certificate_frame, mar
 RADII = (0.0, 0.25, 0.5, 0.75)
 
 
-def runs_frame(folders: Sequence[Path]) -> pd.DataFrame:
+def runs_frame(folders: Sequence[Path], case: Case | None = None) -> pd.DataFrame:
     """Summarize runs of either kind in one table, a column a run, from the record files in their folders.
 
     Args:
         folders: run folders, ``runs/<job>/<name>``.
+        case: of runs that attacked every wrong class, the row of each image; None takes all rows.
 
     Returns:
         text: a line a figure, in percent with 95 % intervals where it is a rate.
 
     Raises:
         FileNotFoundError: a folder without records.
-        ValueError: record files that do not belong together.
+        ValueError: record files that do not belong together, or a case of a run with one row an image.
     """
     lines = []
     for folder in folders:
         _must_exist(folder)
         rows, name = merge_records(folder), "\n".join(name_parts(folder))  # job over name, to be narrow
+        if case is not None:
+            rows, name = _case_rows(folder, rows, case), f"{name}\n{case} case"
         if "radius" in rows:
             lines.append(certificate_frame({name: certificate_summary(rows, RADII)}))
         else:
@@ -82,9 +86,9 @@ def files_of(folders: Sequence[Path]) -> list[str]:
     return pictures + [f"W&B      {path}" for folder in folders if (path := folder / "wandb").is_dir()]
 
 
-def show(folders: Sequence[Path], *, markdown: bool) -> None:
+def show(folders: Sequence[Path], *, markdown: bool, case: Case | None = None) -> None:
     """Print the table of :func:`runs_frame` and, in the terminal's form, where the pictures and W&B runs lie."""
-    table = runs_frame(folders)
+    table = runs_frame(folders, case)
     if markdown:
         print(markdown_table(table), end="")
         return
@@ -111,6 +115,11 @@ def compare(runs: tuple[Path, Path], *, norm: Norm | None, resampling: Bootstrap
         _must_exist(run)
     a, b = (merge_records(run) for run in runs)
     headers = [header_of(run) for run in runs]
+    if headers[0].pairs != headers[1].pairs:
+        raise ValueError(
+            "one run has a row for each pair of an image and a wrong class (--targeted all) and the other has one row "
+            "an image: compare two runs with the same --targeted"
+        )
     alike = [text for text in [same_run(*headers)] if text]
     warned = [f"caution  {text}" for text in [*cautions(*headers), *alike]]
     if "radius" in a:
@@ -121,6 +130,10 @@ def compare(runs: tuple[Path, Path], *, norm: Norm | None, resampling: Bootstrap
         told = compare_attacks(a, b, norms=norms, resampling=resampling)
         title, rate = "success", told["success"]
         warned += [f"caution  {text}" for text in [left_out_line(told)] if text]
+        if headers[0].pairs:
+            warned.append(
+                "caution  images are pairs with a target here; intervals and p take those of one image as apart"
+            )
     names = ["/".join(name_parts(run)) for run in runs]
     tables = [comparison_frame(told, (names[0], names[1])), contingency_frame(title, rate)]
     drawn = f"BCa bootstrap of means, {resampling.resamples:,} resamples, seed {resampling.seed}"
@@ -134,6 +147,13 @@ def compare(runs: tuple[Path, Path], *, norm: Norm | None, resampling: Bootstrap
         console.print(rich_table(table))
     for line in notes:
         console.print(Text(line), soft_wrap=True)
+
+
+def _case_rows(run: Path, rows: pd.DataFrame, case: Case) -> pd.DataFrame:
+    header = header_of(run)
+    if not header.pairs:
+        raise ValueError(f"{run} has no cases: --case is for attacks with --targeted all, leave it out for this run")
+    return select_case(rows, case, norm=norm_of(run), seed=header.seed)
 
 
 def _must_exist(run: Path) -> None:
@@ -153,6 +173,9 @@ def command_line() -> argparse.ArgumentParser:
     shown = commands.add_parser("show", help="print one table of several runs", allow_abbrev=False)
     shown.add_argument("folders", nargs="+", type=Path, help="run folders, runs/<job>/<name>")
     shown.add_argument("--markdown", action="store_true", help="print the table alone, for a README")
+    shown.add_argument(
+        "--case", choices=CASES, help="of runs with --targeted all: one row an image; default: all pairs"
+    )
     pair = commands.add_parser("compare", help="pair two runs image by image", allow_abbrev=False)
     pair.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="A and B: run folders or record files")
     pair.add_argument("--markdown", action="store_true", help="print Markdown tables, for a README")
@@ -169,7 +192,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     try:
         if options.command == "show":
-            show(options.folders, markdown=options.markdown)
+            show(options.folders, markdown=options.markdown, case=options.case)
         else:
             resampling = Bootstrap(seed=options.seed, resamples=options.resamples, confidence=options.confidence)
             compare(tuple(options.runs), norm=options.norm, resampling=resampling, markdown=options.markdown)

@@ -15,14 +15,17 @@ from matplotlib.ticker import (
     LogLocator,
     NullFormatter,
     NullLocator,
+    PercentFormatter,
     StrMethodFormatter,
 )
 from numpy.typing import NDArray
 
-from zeroth.records.plots import COLOURS, finish, line_styles, new_axes, run_label, share_axis
+from zeroth.records.plots import COLOURS, LEGEND, dress, finish, line_styles, new_axes, run_label, share_axis
 
 # Above so many points error bars of several lines run into one another: a band is drawn.
 MOST_ERROR_BARS = 10
+PANELS_ACROSS = 2
+LEGEND_ACROSS = 3
 _COLUMNS = ("x", "value", "low", "high")
 
 
@@ -47,6 +50,62 @@ def setting_figure(
         percent: the values are fractions, shown from 0 to 100 %.
     """
     figure, axes = new_axes(x, y)
+    _draw_lines(axes, runs, log_x=log_x, log_y=log_y, percent=percent)
+    return finish(figure, axes, "best")
+
+
+def setting_panels(
+    panels: Mapping[str, Mapping[str, pd.DataFrame]], *, x: str, log_x: bool = False, percent: Sequence[str] = ()
+) -> Figure:
+    """Draw several values against one setting, a panel each, two side by side; the runs are named once.
+
+    Args:
+        panels: name of a value -> runs as :func:`setting_figure` takes them, the same ones in each.
+        x: name of the setting.
+        log_x: logarithmic x axis.
+        percent: names of the values that are fractions, shown from 0 to 100 %.
+    """
+    down = -(-len(panels) // PANELS_ACROSS)
+    figure = Figure(figsize=(4.2 * min(PANELS_ACROSS, len(panels)), 0.5 + 2.7 * down), layout="constrained")
+    grid = figure.subplots(down, min(PANELS_ACROSS, len(panels)), squeeze=False).flatten()
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (name, runs) in zip(grid, panels.items(), strict=False):
+        dress(axes, x, name)
+        _draw_lines(axes, runs, log_x=log_x, log_y=False, percent=name in percent)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), LEGEND_ACROSS), **LEGEND)
+    return figure
+
+
+def heat_figure(values: pd.DataFrame, *, x: str, value: str) -> Figure:
+    """Draw fractions as a table of colours that bear their numbers in percent; what was not measured stays empty.
+
+    Args:
+        values: fractions from 0 to 1, or NaN, a line a row and a column a column.
+        x: what the columns are.
+        value: what the fractions are.
+    """
+    rows, columns = values.shape
+    longest = max(map(len, map(str, values.index)), default=0)
+    figure = Figure(figsize=(1.8 + 1.3 * columns + longest / 14, 1.3 + 0.42 * rows), layout="constrained")
+    axes = figure.add_subplot()
+    shares = values.to_numpy(float)
+    image = axes.imshow(shares, vmin=0, vmax=1, cmap="cividis", aspect="auto")
+    for row, column in np.argwhere(np.isfinite(shares)):
+        share = shares[row, column]
+        colour = "white" if share < 0.5 else "black"  # on the dark and the light half of the colours
+        axes.text(column, row, f"{100 * share:.1f}", ha="center", va="center", color=colour, fontsize=9)
+    axes.set_xticks(range(columns), [run_label(str(name)).replace(", ", "\n") for name in values.columns], fontsize=8)
+    axes.set_yticks(range(rows), [run_label(str(name)) for name in values.index], fontsize=8)
+    axes.set_xlabel(x)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axes, label=value, format=PercentFormatter(1))
+    return figure
+
+
+def _draw_lines(axes: Axes, runs: Mapping[str, pd.DataFrame], *, log_x: bool, log_y: bool, percent: bool) -> None:
     if log_x:
         axes.set_xscale("log")
     if log_y:
@@ -73,7 +132,6 @@ def setting_figure(
         share_axis(axes)
     elif not log_y:
         _include_zero(axes)
-    return finish(figure, axes, "best")
 
 
 def bars_figure(

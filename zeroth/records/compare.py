@@ -119,7 +119,7 @@ def compare_attacks(
     attacked (see :func:`~zeroth.records.attack_summary`), and runs against different victims differ in those.
 
     Args:
-        a: (N, ...) attack rows of run A.
+        a: (N, ...) attack rows of run A. Where an image has several, they are paired by index and target.
         b: (N, ...) attack rows of run B, in any order.
         norms: distances compared, in [0, 1] pixels.
         resampling: how intervals are drawn; default ``Bootstrap()``.
@@ -196,8 +196,10 @@ def _paired(a: pd.DataFrame, b: pd.DataFrame, kind: Kind) -> tuple[pd.DataFrame,
     kinds = ["certificate" if "radius" in table else "attack" for table in (a, b)]
     if kinds != [kind, kind]:
         raise ValueError(f"A holds {kinds[0]} records and B {kinds[1]} records: compare two {kind} runs")
-    key = COLUMNS[kind][0]
-    a, b = a.set_index(key).sort_index(), b.set_index(key).sort_index()
+    key = COLUMNS[kind][:1]
+    if a[key].duplicated().any() or b[key].duplicated().any():  # an image has a row for each of several targets
+        key = ["index", "target"]
+    a, b = (table.set_index(key, drop=len(key) == 1).sort_index() for table in (a, b))
     only_a, only_b = a.index.difference(b.index), b.index.difference(a.index)
     if len(only_a) or len(only_b):
         raise ValueError(

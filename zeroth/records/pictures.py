@@ -76,8 +76,8 @@ def adversarial_figure(
             told = [classes[index], f"{asked:,} {'query' if asked == 1 else 'queries'}"]
             told.append(f"{NORM_NAMES[norm]} {float(distances[index]):.3g}")
             grid[0, column].set_title("\n".join(told), fontsize=8, linespacing=1.25)
-            _show(grid[0, column], clean[index])
-            _show(grid[1, column], changed[index])
+            show(grid[0, column], clean[index])
+            show(grid[1, column], changed[index])
             _show_difference(grid[2, column], changed[index] - clean[index])
         for axes, name in zip(grid[:, 0], ROWS, strict=True):
             axes.set_ylabel(name, fontsize=8)
@@ -97,16 +97,16 @@ def _class_lines(labels: Sequence[int], predicted: Sequence[int], class_names: S
     return [f"{a}\n$\\to$ {b}" if broken else f"{a} $\\to$ {b}" for a, b in pairs]
 
 
-def _bare(axes: Axes) -> None:
+def bare(axes: Axes) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set(color="0.75", linewidth=0.5)
 
 
-def _show(axes: Axes, image: NDArray[np.float64]) -> None:
+def show(axes: Axes, image: NDArray[np.float64]) -> None:
     """Show one image (C, H, W), pixels as they are: no smoothing, no stretching of contrast."""
-    _bare(axes)
+    bare(axes)
     if image.shape[0] == 1:
         axes.imshow(image[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     else:
@@ -115,7 +115,7 @@ def _show(axes: Axes, image: NDArray[np.float64]) -> None:
 
 def _show_difference(axes: Axes, delta: NDArray[np.float64]) -> None:
     """Show a signed change (C, H, W), scaled to its largest entry."""
-    _bare(axes)
+    bare(axes)
     largest = float(np.abs(delta).max())
     scaled = delta / largest if largest else delta
     if delta.shape[0] == 1:

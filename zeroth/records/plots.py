@@ -190,12 +190,17 @@ def new_axes(x: str, y: str) -> tuple[Figure, Axes]:
     """Start a figure with the two axes named, in the look that all of them share."""
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     axes = figure.add_subplot()
+    dress(axes, x, y)
+    return figure, axes
+
+
+def dress(axes: Axes, x: str, y: str) -> None:
+    """Name the two axes, and give them the look that all of them share."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def line_styles(names: Iterable[str]) -> list[dict[str, Any]]:

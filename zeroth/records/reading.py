@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from zeroth.records.rows import SUFFIXES, TSV_COLUMNS, key_of, kind_of, parse_row, to_frame
+from zeroth.records.rows import SUFFIXES, TSV_COLUMNS, Key, key_of, kind_of, parse_row, to_frame
 from zeroth.records.schema import SCHEMA_VERSION, Kind, Record, RecordHeader
 
 _HEADER_START = b'{"schema_version"'
@@ -26,7 +26,7 @@ class Contents:
 
     Args:
         header: None where the file is missing, empty, or was torn before its first line ended.
-        records: whole rows in the order of the file, the first of each image.
+        records: whole rows in the order of the file, the first of each key.
         size: bytes up to the end of the last whole row.
         torn: whether something follows that is no whole row.
     """
@@ -79,22 +79,23 @@ def load(path: Path) -> Contents:
         raise _foreign(path, f"its header says {header.kind}")
     if header.schema_version != SCHEMA_VERSION:
         return Contents(header, [], size, size < len(data))  # never parsed by the wrong columns: the callers refuse
-    records: dict[int, Record] = {}
+    records: dict[Key, Record] = {}
     torn = size < len(data)
     for number, line in enumerate(lines[1:], start=2):
         try:
             record = parse_row(kind, line.decode())
+            key = key_of(record, header)
         except (ValueError, TypeError) as error:
             if number < len(lines):
                 raise ValueError(f"{path}, line {number} is damaged ({error}): mend or delete the line") from error
             size, torn = size - len(line) - 1, True  # a power cut can leave a last line whole in length only
         else:
-            records.setdefault(key_of(record), record)
+            records.setdefault(key, record)
     return Contents(header, list(records.values()), size, torn)
 
 
 def read_records(path: str | Path) -> tuple[RecordHeader, pd.DataFrame]:
-    """Read one file: its header and its rows, one an image, in the order they were written.
+    """Read one file: its header and its rows, one an image (or pair), in the order they were written.
 
     A torn last line is left out with a warning. Times come back in seconds, a missing distance as NaN.
 
@@ -121,7 +122,8 @@ def find_records(folder: str | Path, kind: Kind) -> list[Path]:
 def merge_records(source: str | Path | Iterable[str | Path], kind: Kind | None = None) -> pd.DataFrame:
     """Join the files of all ranks and shards to one table sorted by dataset index, one row an image.
 
-    Of equal rows (time aside) for one image the first is kept.
+    Of equal rows (time aside) for one image the first is kept. A run with ``targeted: all`` has one row a pair of an
+    image and a target, sorted by both.
 
     Args:
         source: a run folder, or the files.
@@ -134,7 +136,7 @@ def merge_records(source: str | Path | Iterable[str | Path], kind: Kind | None =
     """
     paths = source_paths(source, kind)
     run: tuple[Path, RecordHeader] | None = None
-    merged: dict[int, tuple[Path, Record]] = {}
+    merged: dict[Key, tuple[Path, Record]] = {}
     for path in paths:
         header, records = _rows(path)
         if header is None:
@@ -144,28 +146,29 @@ def merge_records(source: str | Path | Iterable[str | Path], kind: Kind | None =
             told = "".join(f"\n  {name}: {one} and {two}" for name, (one, two) in differences.items())
             raise RecordMismatch(f"{run[0]} and {path} hold rows of different runs:{told}\nMerge each run by itself.")
         for record in records:
-            known, first = merged.setdefault(key_of(record), (path, record))
+            key = key_of(record, header)
+            known, first = merged.setdefault(key, (path, record))
             if first is not record and (column := _conflict(first, record)):
                 raise RecordMismatch(
-                    f"{known} and {path} disagree on image {key_of(record)}: {column} is {getattr(first, column)!r} "
+                    f"{known} and {path} disagree on image {key}: {column} is {getattr(first, column)!r} "
                     f"and {getattr(record, column)!r}\nOne is of another run: delete it and run its images again."
                 )
     if run is None:
         raise FileNotFoundError(f"no rows in {', '.join(map(str, paths))}: the run ended before it wrote any")
-    return to_frame(run[1].kind, [record for _, (_, record) in sorted(merged.items())])
+    return to_frame(run[1].kind, [merged[key][1] for key in sorted(merged)])
 
 
-def done_indices(folder: str | Path, header: RecordHeader) -> set[int]:
-    """Dataset indices that any rank or shard recorded, so that a run may resume on another number of ranks.
+def done_keys(folder: str | Path, header: RecordHeader) -> set[Key]:
+    """Keys of the rows that any rank or shard recorded, so that a run may resume on another number of ranks.
 
     Raises:
         RecordMismatch: a file of another run; the message names file, field, both values and the remedy.
     """
-    done: set[int] = set()
+    done: set[Key] = set()
     for path in find_records(folder, header.kind):
         contents = load(path)
         require_same_run(path, contents.header, header)
-        done |= {key_of(record) for record in contents.records}
+        done |= {key_of(record, header) for record in contents.records}
     return done
 
 

@@ -8,7 +8,18 @@ from typing import Any
 
 import pandas as pd
 
-from zeroth.records.schema import COLUMNS, AttackRecord, CertificateRecord, Kind, Record, floor_radius
+from zeroth.records.schema import (
+    COLUMNS,
+    AttackRecord,
+    CertificateRecord,
+    Kind,
+    Record,
+    RecordHeader,
+    floor_radius,
+)
+
+# What tells the rows of a run apart: the dataset index, or (index, target) where an image has a row a target.
+Key = int | tuple[int, int]
 
 SUFFIXES: dict[Kind, str] = {"attack": ".jsonl", "certificate": ".tsv"}
 TSV_COLUMNS = "\t".join(COLUMNS["certificate"])
@@ -64,9 +75,20 @@ def parse_row(kind: Kind, line: str) -> Record:
     )
 
 
-def key_of(record: Record) -> int:
-    """Return the dataset index of a row."""
-    return record.index if isinstance(record, AttackRecord) else record.idx
+def key_of(record: Record, header: RecordHeader) -> Key:
+    """Return what a row is known by in the run of a header."""
+    if isinstance(record, CertificateRecord):
+        return record.idx
+    if not header.pairs:
+        return record.index
+    if record.target is None:
+        raise ValueError(f"target of image {record.index} must be a class, since the run attacks every wrong class")
+    return record.index, record.target
+
+
+def index_of(key: Key) -> int:
+    """Return the dataset index of a row known by a key."""
+    return key[0] if isinstance(key, tuple) else key
 
 
 def to_frame(kind: Kind, records: Sequence[Record]) -> pd.DataFrame:

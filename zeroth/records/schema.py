@@ -80,7 +80,7 @@ class AttackRecord:
     Args:
         index: dataset index.
         label: true label.
-        target: wanted label, None in an untargeted attack.
+        target: wanted label, None in an untargeted attack; -1 where the victim was to tell it and was never asked.
         predicted: the victim's class for the adversarial image, or for the clean one where none was found; -1 where the
             victim was never asked.
         success: whether an adversarial image was found.
@@ -218,6 +218,11 @@ class RecordHeader:
         object.__setattr__(self, "config", plain(flatten(self.config), canonical=True))
         if not self.config_hash:
             object.__setattr__(self, "config_hash", config_hash(self.config))
+
+    @property
+    def pairs(self) -> bool:
+        """Whether an image has several rows, one a target."""
+        return self.kind == "attack" and self.config.get("targeted") == "all"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the header as plain values, in the order of the file."""

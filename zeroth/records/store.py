@@ -11,7 +11,7 @@ from types import TracebackType
 
 from zeroth.records.json_io import write_json
 from zeroth.records.reading import header_path, load, require_same_run
-from zeroth.records.rows import TSV_COLUMNS, format_row, key_of, kind_of
+from zeroth.records.rows import TSV_COLUMNS, Key, format_row, key_of, kind_of
 from zeroth.records.schema import AttackRecord, Record, RecordHeader
 
 # The system's own call and not filelock: its locks of a path open a file of their own, or leave one behind where the
@@ -41,7 +41,7 @@ class RecordFile:
     Attributes:
         path: as given.
         header: as given.
-        done: dataset indices of the rows in the file.
+        done: keys of the rows in the file: dataset indices, or (index, target) of a run with ``targeted: all``.
 
     Raises:
         RecordMismatch: the file holds rows of another run; the message names the file, each field, both values and the
@@ -64,7 +64,7 @@ class RecordFile:
             self._lock()  # before the file is read: a row that another process adds later would be cut off
             contents = load(self.path)
             require_same_run(self.path, contents.header, header)
-            self.done: set[int] = {key_of(record) for record in contents.records}
+            self.done: set[Key] = {key_of(record, header) for record in contents.records}
             self._size, self._torn = contents.size, contents.torn
             if contents.torn:
                 warnings.warn(f"{self.path}: the last line was torn and is dropped", stacklevel=2)
@@ -79,7 +79,7 @@ class RecordFile:
         _OPEN.add(self)
 
     def append(self, record: Record) -> bool:
-        """Write one row; returns False, and writes nothing, where the image has a row already.
+        """Write one row; returns False, and writes nothing, where the image (or pair) has a row already.
 
         Raises:
             ValueError: a record of the other kind.
@@ -89,10 +89,10 @@ class RecordFile:
         kind = "attack" if isinstance(record, AttackRecord) else "certificate"
         if kind != self.header.kind:
             raise ValueError(f"{self.path} holds {self.header.kind} records, got {record!r}")
-        if key_of(record) in self.done:
+        if (key := key_of(record, self.header)) in self.done:
             return False
         self._write(format_row(record) + "\n")
-        self.done.add(key_of(record))
+        self.done.add(key)
         return True
 
     def __len__(self) -> int:
