@@ -14,12 +14,13 @@ from experiments.cells import (
     Origin,
     attack_settings,
     machine_paths,
-    measure,
     tuned_settings,
     tuning_told,
 )
+from experiments.examples import copy_examples
 from experiments.experiment import Experiment, Job, Row, Stage
-from experiments.plan import REPORT, ROOT, Plan, PlannedStage
+from experiments.measuring import measure
+from experiments.plan import BEST, REPORT, ROOT, Plan, PlannedStage
 from zeroth.records import difference, file_sha256, read_json, write_merged
 from zeroth.records.rows import SUFFIXES
 
@@ -33,7 +34,8 @@ def build_cell(experiment: Experiment, plan: Plan, row: Row, folder: Path) -> Ce
         experiment: whose row it is.
         plan: where its runs lie.
         row: the line.
-        folder: gets ``records/<stage>...`` and, for a tuned method, ``tuning/<tune stage>.json``.
+        folder: gets ``records/<stage>...``, for a tuned method ``tuning/<tune stage>.json``, and what a picture shows
+            of its images, ``examples/<stage>.safetensors``.
 
     Raises:
         FileNotFoundError: the run has no rows yet, or its victim no checkpoint.
@@ -49,7 +51,10 @@ def build_cell(experiment: Experiment, plan: Plan, row: Row, folder: Path) -> Ce
     first, *later = [{key: start[key] for key in START} for start in lineage["starts"]]
     records = _copy_records(run, row.stage, kind, folder)
     origin = Origin.of(records, kind)
-    measured, queries, count = measure(records, kind, experiment.radii, origin.settings)
+    norm = _report(run, row.stage)["norm"] if kind == "attack" else None
+    measured, queries, count = measure(
+        records, kind, experiment.radii, origin.settings, case=row.case, norm=norm, seed=origin.seed
+    )
     if kind != "study" and count < (asked := origin.images["count"] or _report(run, row.stage)["images"]):
         raise ValueError(f"stage {row.stage} has {count} of {asked} rows in {run}: {_again(run)}")
     victim = planned[str(stage.victim)]
@@ -59,12 +64,13 @@ def build_cell(experiment: Experiment, plan: Plan, row: Row, folder: Path) -> Ce
         path = experiment.stages[stage.tuned].options.get("attack")
         tuning = _copy_tuning(planned[stage.tuned], folder)
         _require_tuned(planned[stage.tuned], victim, row.stage, stage, origin, run)
+    examples = copy_examples(experiment, planned[row.stage], row, folder)
     cell = Cell(
         schema_version=CELL_VERSION,
         experiment=plan.experiment,
         scale=plan.scale,
         dataset=experiment.dataset[plan.scale],
-        subject=_subject(victim, origin.checkpoint_sha256),
+        subject=_subject(victim, experiment.stages[victim.name], origin.checkpoint_sha256),
         method=row.method,
         stage=row.stage,
         kind=kind,
@@ -75,12 +81,14 @@ def build_cell(experiment: Experiment, plan: Plan, row: Row, folder: Path) -> Ce
         queries=queries,
         images={**origin.images, "count": count},
         config={"path": path, "hash": origin.config_hash, "settings": origin.method},
-        norm=_report(run, row.stage)["norm"] if kind == "attack" else None,
+        norm=norm,
         tuning=tuning,
         **first,
         later_starts=later,
         note=row.note,
         records={"file": records.relative_to(folder).as_posix(), "sha256": file_sha256(records)},
+        case=row.case,
+        examples=examples,
     )
     _refuse_machine_paths(cell.to_dict(), row.stage)
     return cell
@@ -107,7 +115,7 @@ def _report(run: Path, stage: str) -> dict[str, Any]:
 
 def _require_victim(victim: PlannedStage, stage: str, sha256: str | None, run: Path) -> None:
     """Refuse a run whose victim is not, or no longer, the best checkpoint of its train stage."""
-    best = ROOT / victim.folder / "checkpoints" / "best.ckpt"
+    best = ROOT / victim.folder / BEST
     if (now := file_sha256(_must(best, victim.name, ROOT / victim.folder))) != sha256:
         raise ValueError(
             f"stage {stage} is of the checkpoint with sha256 {sha256}, but {best} has {now}: "
@@ -163,8 +171,8 @@ def _refuse_machine_paths(told: Any, stage: str) -> None:
         )
 
 
-def _subject(victim: PlannedStage, sha256: str | None) -> dict[str, Any]:
-    """Name the victim by its config and look its accuracy up in the log of its last test, where there was one."""
+def _subject(victim: PlannedStage, stage: Stage, sha256: str | None) -> dict[str, Any]:
+    """Name the victim by its config and what is changed of it, with the accuracy of its last test."""
     accuracy = None
     for log in sorted(
         (ROOT / victim.folder).glob("csv/version_*/metrics.csv"), key=lambda path: int(path.parent.name[8:])
@@ -172,5 +180,7 @@ def _subject(victim: PlannedStage, sha256: str | None) -> dict[str, Any]:
         table = pd.read_csv(log)
         if "test_accuracy" in table and len(found := table["test_accuracy"].dropna()):
             accuracy = float(found.iloc[-1])
+    changed = {key: value for key, value in stage.options.items() if key != "config"}
     name = victim.folder.name.removesuffix(f"-{victim.hash[:8]}")
+    name += "".join(f", {key} {value}" for key, value in changed.items())
     return {"name": name, "accuracy": accuracy, "checkpoint_sha256": sha256}

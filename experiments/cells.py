@@ -7,18 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
-
-from zeroth.records import (
-    attack_summary,
-    certificate_summary,
-    config_hash,
-    flatten,
-    merge_records,
-    plain,
-    read_json,
-    read_records,
-)
+from experiments.experiment import Case
+from zeroth.records import Norm, config_hash, flatten, read_json, read_records
 
 # Raised when a field is added, removed or changes its meaning.
 CELL_VERSION = 1
@@ -27,6 +17,8 @@ CellKind = Literal["attack", "certificate", "study"]
 _TOLD_ELSEWHERE = ("victim", "data", "images", "seed")
 # What each start of a run tells of the machine and the code.
 START = ("commit", "hardware", "versions", "python", "started")
+# Fields that a file may lack.
+SOME_TABLES = ("case", "distances", "ratio", "examples")
 _MACHINE_PATH = re.compile(r"(^|[\s=:,'\"(])([A-Za-z]:\\|~?/\w)")
 
 
@@ -63,6 +55,11 @@ class Cell:
         later_starts: the same five of a run that was resumed, or sharded, under another commit, machine or library.
         note: what a reader must know to compare.
         records: ``file`` in the folder of the cell, and its ``sha256``.
+        case: which of an image's targets ``measured`` is of, see :class:`~experiments.experiment.Row`.
+        distances: norm -> ``mean``, ``low`` and ``high`` over the images won, of the norms that the table shows.
+        ratio: the mean distance over that of a baseline: ``row``, the baseline's method, ``of``, the norm, ``n`` pairs,
+            ``value``, ``low``, ``high``, and ``reported``, the paper's.
+        examples: ``file`` in the folder of the cell with the images that a picture shows, and its ``sha256``.
     """
 
     schema_version: int
@@ -80,7 +77,7 @@ class Cell:
     queries: int
     images: dict[str, Any]
     config: dict[str, Any]
-    norm: str | None
+    norm: Norm | None
     tuning: dict[str, Any] | None
     commit: str | None
     hardware: dict[str, Any] | None
@@ -90,10 +87,20 @@ class Cell:
     later_starts: list[dict[str, Any]]
     note: str | None
     records: dict[str, str]
+    case: Case | None = None
+    distances: dict[Norm, dict[str, float | None]] | None = None
+    ratio: dict[str, Any] | None = None
+    examples: dict[str, str] | None = None
+
+    @property
+    def name(self) -> str:
+        """Stem of its file, as :attr:`~experiments.experiment.Row.name`."""
+        return self.stage if self.case is None else f"{self.stage}-{self.case}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the cell as plain values, in the order of the file."""
-        return asdict(self)
+        """Return the cell as plain values, in the order of the file; what only some tables have is left out if None."""
+        told = asdict(self)
+        return {key: value for key, value in told.items() if value is not None or key not in SOME_TABLES}
 
     def setting(self, key: str) -> Any:
         """Look a setting of the method up by the dotted key of its command line option, e.g. "attack.epsilon".
@@ -182,27 +189,6 @@ def method_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 def by_option(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Name settings by their command line options: "attack.init_args.mu" is "attack.mu"."""
     return {name.replace(".init_args.", "."): value for name, value in settings.items()}
-
-
-def measure(
-    records: Path, kind: CellKind, radii: list[float], settings: Mapping[str, Any]
-) -> tuple[dict[str, Any], int, int]:
-    """Summarise a published record file: what the cell says is measured, the images asked in all, the images.
-
-    Args:
-        records: the merged rows, or the study.json of a study.
-        kind: of the cell.
-        radii: of the certified accuracy, l_2 in [0, 1] pixels.
-        settings: of the method, by dotted key.
-    """
-    if kind == "study":
-        study = json.loads(records.read_text(encoding="utf-8"))
-        return study, study["queries"], study["n"]
-    rows: pd.DataFrame = merge_records(records)
-    if kind == "attack":
-        return plain(attack_summary(rows)), int(rows["queries"].sum()), len(rows)
-    asked = len(rows) * (settings["certify.n0"] + settings["certify.n"])
-    return plain(certificate_summary(rows, radii)), asked, len(rows)
 
 
 def tuning_told(trials: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from experiments.cells import (
     attack_settings,
     class_name,
     machine_paths,
-    measure,
     tuned_settings,
     tuning_told,
     unlike_victims,
 )
+from experiments.measuring import measure
 from experiments.page import PAGE_FILE, Page, fill_blocks, read_page
 from experiments.pictures import drawn_from, source_hash
 from experiments.wording import experiment_of, reworded
@@ -81,17 +81,17 @@ def _check_words(folder: Path, page: Page, cells: Sequence[Cell]) -> list[str]:
     try:
         if (experiment := experiment_of(page)) is None:
             return []
-        new, said = reworded(page, cells, experiment)
+        new, said = reworded(page, cells, experiment, folder)
     except (ValueError, FileNotFoundError) as error:
         return [f"{folder / PAGE_FILE}: {error}"]
     remedy = f"is not what {page.file} says: python -m experiments.publish {folder}"
     faults = []
     if found := difference(new.to_dict(), page.to_dict()):
         faults.append(f"{folder / PAGE_FILE}: {found[0]} {remedy}")
-    published = {cell.stage: cell for cell in cells}
+    published = {cell.name: cell for cell in cells}
     for cell in said:
-        path, stage = folder / f"{cell.stage}.json", experiment.stages[cell.stage]
-        if found := difference(cell.to_dict(), published[cell.stage].to_dict()):
+        path, stage = folder / f"{cell.name}.json", experiment.stages[cell.stage]
+        if found := difference(cell.to_dict(), published[cell.name].to_dict(), tolerance=PRECISION):
             faults.append(f"{path}: {found[0]} {remedy}")
         if cell.tuning and (trials := _json(folder / cell.tuning["file"])):
             ran = attack_settings(cell.config["settings"])
@@ -101,9 +101,10 @@ def _check_words(folder: Path, page: Page, cells: Sequence[Cell]) -> list[str]:
 
 
 def _check_cell(folder: Path, page: Page, cell: Cell) -> list[str]:
-    path, faults = folder / f"{cell.stage}.json", []
-    copies = [cell.records, *([cell.tuning] if cell.tuning else [])]
-    for copy in copies:
+    path, faults = folder / f"{cell.name}.json", []
+    for copy in (cell.records, cell.tuning, cell.examples):
+        if copy is None:
+            continue
         file = folder / copy["file"]
         if not file.is_file():
             return [f"{file} is missing: {path.name} is made from it"]
@@ -112,7 +113,9 @@ def _check_cell(folder: Path, page: Page, cell: Cell) -> list[str]:
     records = folder / cell.records["file"]
     try:
         origin = Origin.of(records, cell.kind)
-        measured, queries, count = measure(records, cell.kind, page.radii, origin.settings)
+        measured, queries, count = measure(
+            records, cell.kind, page.radii, origin.settings, case=cell.case, norm=cell.norm, seed=origin.seed
+        )
         told = _told_by(origin, page, cell)
         asked = origin.images["count"]
     except (KeyError, ValueError, FileNotFoundError) as error:

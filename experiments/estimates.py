@@ -28,7 +28,7 @@ class Estimate:
     at_most: bool = False
 
 
-def estimate(job: Job, config: Mapping[str, Any], *, rate: float | None, cell: Path) -> Estimate:
+def estimate(job: Job, config: Mapping[str, Any], *, rate: float | None, cell: Path, pairs: int = 1) -> Estimate:
     """Estimate the cost of a stage.
 
     An attack asks at most images x budget, and never more than its cap; where it has been published with the same
@@ -41,6 +41,7 @@ def estimate(job: Job, config: Mapping[str, Any], *, rate: float | None, cell: P
         config: its whole configuration.
         rate: images a second that the victim answers, None where the experiment does not say.
         cell: the JSON of the cell that reports it; need not exist.
+        pairs: attacks on an image, each with the whole budget.
     """
     count = (config.get("images") or {}).get("count")
     if count is None or job in ("train", "study"):
@@ -49,6 +50,7 @@ def estimate(job: Job, config: Mapping[str, Any], *, rate: float | None, cell: P
     if job == "certify":
         queries = count * (config["certify"]["n0"] + config["certify"]["n"])
     else:
+        count *= pairs
         queries = count * config["budget"] * (config["trials"] if job == "tune" else 1)
         if (cap := config.get("total_queries")) is not None:
             queries = min(queries, cap)

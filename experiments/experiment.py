@@ -8,6 +8,11 @@ from typing import Any, Literal
 
 Job = Literal["train", "tune", "attack", "certify", "study"]
 Scale = Literal["digits", "mnist", "paper"]
+Column = Literal["success_rate", "queries_to_success", "queries", "l1", "l2", "linf"]
+Case = Literal["best", "average", "worst"]
+PictureKind = Literal["success", "certified", "success_vs", "queries_vs", "lines", "transfer", "strip", "study"]
+# The columns of a table of attacks that does not choose.
+COLUMNS: tuple[Column, ...] = ("success_rate", "queries_to_success", "queries")
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,8 @@ class Stage:
         victim: the train stage whose best checkpoint is the victim; every job but "train" has one.
         tuned: the tune stage whose tuned file is the attack's; job "attack" only, in place of the option ``attack``.
         study: module of ``experiments/studies``; job "study" only.
+        models: option that takes a network -> the train stage whose best checkpoint it is, or a list of them for an
+            option that takes a list, e.g. ``{"attack.surrogates": ["substitute"]}``.
     """
 
     job: Job
@@ -28,6 +35,26 @@ class Stage:
     victim: str | None = None
     tuned: str | None = None
     study: str | None = None
+    models: dict[str, str | list[str]] = field(default_factory=dict)
+
+    @property
+    def built_on(self) -> list[str]:
+        """Train stages of :attr:`models`, each once."""
+        named = [[value] if isinstance(value, str) else value for value in self.models.values()]
+        return list(dict.fromkeys(name for names in named for name in names))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A comparison of a row with a baseline on the images that both won.
+
+    Args:
+        row: method of the baseline's row.
+        of: the distance whose means are divided.
+    """
+
+    row: str
+    of: Literal["l1", "l2", "linf"]
 
 
 @dataclass(frozen=True)
@@ -38,9 +65,13 @@ class Row:
         method: what the line is called.
         stage: the attack, certify or study stage that it reports.
         reported: figures of the paper, None or left out where it has none. Attacks: ``success_rate`` (a fraction),
-            ``queries_to_success`` (a mean). Certificates: ``certified_accuracy`` (radius as text -> fraction), ``acr``.
+            ``queries_to_success``, ``l1``, ``l2``, ``linf`` (means over the images won, [0, 1] pixels). Certificates:
+            ``certified_accuracy`` (radius as text -> fraction), ``acr``.
         source: where the paper reports them, e.g. "Table 1"; of which victim, where it is another.
         note: what a reader must know to compare.
+        case: which of an image's targets count, in a stage with ``targeted: all``: the easiest ("best"), one drawn at
+            random ("average") or the hardest ("worst"); None for every pair of image and target.
+        ratio_to: a baseline that the row's distances are divided by; the paper's ratio is that of the reported figures.
     """
 
     method: str
@@ -48,6 +79,13 @@ class Row:
     reported: dict[str, Any] = field(default_factory=dict)
     source: str | None = None
     note: str | None = None
+    case: Case | None = None
+    ratio_to: Ratio | None = None
+
+    @property
+    def name(self) -> str:
+        """Stem of the row's cell file: the stage, and the case where it has one."""
+        return self.stage if self.case is None else f"{self.stage}-{self.case}"
 
 
 @dataclass(frozen=True)
@@ -56,16 +94,20 @@ class Picture:
 
     Args:
         kind: "success" (share of images against queries), "certified" (accuracy against radius), "success_vs" and
-            "queries_vs" (a figure of each row against a setting), "study" (what a study stage measured).
+            "queries_vs" (a figure of each row against a setting), "lines" (success rate and distances against a
+            setting), "transfer" (heat map of success: what was crafted against which victim), "strip" (originals and
+            adversarial images of the rows side by side), "study" (what a study stage measured).
         rows: methods of the rows that are drawn; empty means all.
-        over: for "success_vs" and "queries_vs", the setting on the x axis, a dotted key such as "attack.mu".
+        over: for "success_vs", "queries_vs" and "lines", the setting on the x axis, a dotted key such as "attack.mu".
         title: the caption in the generated page.
+        images: for "strip", how many of the first images are shown.
     """
 
-    kind: Literal["success", "certified", "success_vs", "queries_vs", "study"]
+    kind: PictureKind
     rows: list[str] = field(default_factory=list)
     over: str | None = None
     title: str = ""
+    images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +127,7 @@ class Experiment:
         defaults: job -> options that all stages of the job share; a stage's own win.
         text: a paragraph for the generated page: what is shown, and what differs from the paper.
         rate: images a second that the victim answers on 2 CPU cores, scale -> rate; for the estimates of --dry-run.
+        columns: what a table of attacks shows, in this order.
     """
 
     title: str
@@ -99,3 +142,4 @@ class Experiment:
     defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
     text: str = ""
     rate: dict[str, float] = field(default_factory=dict)
+    columns: list[Column] = field(default_factory=lambda: list(COLUMNS))

@@ -13,14 +13,23 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from cli.faults import explain
-from experiments.experiment import Experiment, Job, Picture, Row, Scale, Stage
+from experiments.experiment import COLUMNS, Experiment, Job, Picture, Row, Scale, Stage
 
 # What a row of each kind of table may report.
 REPORTING: dict[str, Job] = {"attack": "attack", "certificate": "certify", "study": "study"}
 # Pictures that each kind of table can have.
-PICTURES = {"attack": ("success", "success_vs", "queries_vs"), "certificate": ("certified",), "study": ("study",)}
+PICTURES = {
+    "attack": ("success", "success_vs", "queries_vs", "lines", "transfer", "strip"),
+    "certificate": ("certified",),
+    "study": ("study",),
+}
+# Those that are drawn over a setting.
+OVER = ("success_vs", "queries_vs", "lines")
 # Figures of the paper that a row may report; those of a study are in words of its own.
-FIGURES = {"attack": ("success_rate", "queries_to_success"), "certificate": ("certified_accuracy", "acr")}
+FIGURES = {
+    "attack": ("success_rate", "queries_to_success", "l1", "l2", "linf"),
+    "certificate": ("certified_accuracy", "acr"),
+}
 # The plan gives these to the stages.
 _PLANNED = re.compile(r"run(\..*)?|checkpoint|shard|trainer\.devices")
 # A stage names a run folder and a rule of the workflow; "all" is the rule that asks for all of them.
@@ -159,6 +168,11 @@ def _check_stages(stages: Mapping[str, Stage]) -> None:
         _check_reference(f"{where}.tuned", stage.tuned, "tune", before, needed=None if stage.job == "attack" else False)
         if (stage.study is None) != (stage.job != "study"):
             raise ValueError(f"{where}.study: a stage of job study, and no other, names a module, got {stage.study!r}")
+        for option, parents in stage.models.items():
+            for parent in [parents] if isinstance(parents, str) else parents:
+                _check_reference(f"{where}.models.{option}", parent, "train", before, needed=True)
+            if option in stage.options:
+                raise ValueError(f"{where}: option {option} is given twice, under options and under models")
         if stage.tuned is not None and "attack" in stage.options:
             raise ValueError(f"{where}: its attack is the one that {stage.tuned} tunes: leave out the option attack")
         if planned := next((key for key in stage.options if _PLANNED.fullmatch(key)), None):
@@ -183,7 +197,7 @@ def _check_tables(experiment: Experiment, scale: Scale) -> None:
         raise ValueError(f"defaults: {unknown[0]!r} is no job: it must be one of {', '.join(get_args(Job))}")
     seen: dict[str, set[str]] = {"method": set(), "stage": set()}
     for place, row in enumerate(experiment.rows):
-        for name, value in (("method", row.method), ("stage", row.stage)):
+        for name, value in (("method", row.method), ("stage", row.name)):
             if value in seen[name]:
                 raise ValueError(f"rows[{place}].{name}: {value!r} has a row already")
             seen[name].add(value)
@@ -193,6 +207,7 @@ def _check_tables(experiment: Experiment, scale: Scale) -> None:
             raise ValueError(f"rows[{place}].stage: {row.stage!r} is no {job} stage; those are: {names or 'none'}")
         if experiment.kind in FIGURES:
             _check_reported(f"rows[{place}].reported", row.reported, FIGURES[experiment.kind], experiment.kind)
+    _check_comparisons(experiment)
     for name, picture in experiment.pictures.items():
         if missing := [method for method in picture.rows if method not in seen["method"]]:
             raise ValueError(f"pictures.{name}.rows: no row has the method {missing[0]!r}")
@@ -201,8 +216,38 @@ def _check_tables(experiment: Experiment, scale: Scale) -> None:
                 f"pictures.{name}.kind: {picture.kind!r} does not fit a table of kind {experiment.kind}, which has "
                 f"{', '.join(fit)}"
             )
-        if picture.kind.endswith("_vs") != (picture.over is not None):
-            raise ValueError(f"pictures.{name}.over: kinds success_vs and queries_vs, and no other, need it")
+        if (picture.kind in OVER) != (picture.over is not None):
+            raise ValueError(f"pictures.{name}.over: kinds {', '.join(OVER)}, and no other, need it")
+        if (picture.kind == "strip") != (picture.images is not None) or (picture.images or 1) < 1:
+            raise ValueError(
+                f"pictures.{name}.images: kind strip, and no other, says how many images it shows, at least 1; "
+                f"got {picture.images}"
+            )
+
+
+def _check_comparisons(experiment: Experiment) -> None:
+    """Check that cases and baselines of rows are there, and the columns of the table."""
+    rows = {row.method: row for row in experiment.rows}
+    for place, row in enumerate(experiment.rows):
+        where, stage = f"rows[{place}]", experiment.stages[row.stage]
+        targeted = {**experiment.defaults.get(stage.job, {}), **stage.options}.get("targeted")
+        if row.case is not None and targeted != "all":
+            raise ValueError(
+                f"{where}.case: {row.case!r} chooses among the targets of an image, but stage {row.stage} has "
+                f"targeted {targeted!r}: give it targeted: all"
+            )
+        if (ratio := row.ratio_to) is None:
+            continue
+        if experiment.kind != "attack":
+            raise ValueError(f"{where}.ratio_to: only attacks have distances")
+        if ratio.row not in rows or rows[ratio.row] is row:
+            raise ValueError(f"{where}.ratio_to.row: {ratio.row!r} is no other row's method")
+        if rows[ratio.row].case != row.case:
+            raise ValueError(f"{where}.ratio_to.row: {ratio.row!r} is of another case: give both rows the same")
+    if experiment.kind != "attack" and experiment.columns != list(COLUMNS):
+        raise ValueError(f"columns: only a table of kind attack chooses, this is of kind {experiment.kind}")
+    if repeated := {column for column in experiment.columns if experiment.columns.count(column) > 1}:
+        raise ValueError(f"columns: {sorted(repeated)[0]!r} is named twice")
 
 
 def _check_reported(where: str, reported: Mapping[str, Any], known: Sequence[str], kind: str) -> None:

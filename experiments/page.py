@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from experiments.cells import Cell, CellKind, read_cell, require_version
-from experiments.experiment import Picture, Scale
+from experiments.experiment import COLUMNS, Column, Picture, Scale
 from experiments.pictures import save_picture
 from experiments.tables import table_markdown
 from zeroth.records import header_path, read_json, write_json, write_text
@@ -37,8 +37,9 @@ class Page:
         text: a paragraph below the headline.
         kind: what the table is of.
         radii: radii of a certificate table.
-        rows: stages of the lines, in order; each has a cell ``<stage>.json``.
+        rows: names of the lines, in order; each has a cell ``<name>.json``, see :attr:`Cell.name`.
         pictures: file stem -> figure.
+        columns: what a table of attacks shows.
     """
 
     schema_version: int
@@ -52,10 +53,17 @@ class Page:
     radii: list[float]
     rows: list[str]
     pictures: dict[str, Picture]
+    columns: list[Column] = field(default_factory=lambda: list(COLUMNS))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the page as plain values, in the order of the file."""
-        return asdict(self)
+        """Return the page as plain values, in the order of the file; what only some tables choose is left out."""
+        told = asdict(self)
+        for picture in told["pictures"].values():
+            if picture["images"] is None:
+                del picture["images"]
+        if self.columns == list(COLUMNS):
+            del told["columns"]
+        return told
 
     def files(self, cells: Sequence[Cell]) -> set[Path]:
         """All files of the published folder, relative to it."""
@@ -64,13 +72,14 @@ class Page:
         }
         for cell in cells:
             records = Path(cell.records["file"])
-            found |= {Path(f"{cell.stage}.json"), records, *([Path(cell.tuning["file"])] if cell.tuning else [])}
+            found |= {Path(f"{cell.name}.json"), records}
+            found |= {Path(copy["file"]) for copy in (cell.tuning, cell.examples) if copy}
             found |= {header_path(records)} if cell.kind == "certificate" else set()
         return found
 
     def table(self, cells: Sequence[Cell]) -> str:
         """Text of table.md."""
-        return table_markdown(self.kind, self.paper, cells)
+        return table_markdown(self.kind, self.paper, cells, self.columns)
 
     def readme(self, cells: Sequence[Cell]) -> str:
         """Text of README.md: title, text, table, notes, pictures, and how to make it again."""
@@ -131,14 +140,14 @@ def read_page(folder: Path) -> tuple[Page, list[Cell]]:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no page of this version ({error}): {remedy}") from error
     remedy = f"publish the table again by python reproduce.py {page.file} --scale {page.scale}"
-    return page, [read_cell(folder / f"{stage}.json", remedy) for stage in page.rows]
+    return page, [read_cell(folder / f"{name}.json", remedy) for name in page.rows]
 
 
 def write_page(folder: Path, page: Page, cells: Sequence[Cell]) -> None:
     """Write experiment.json and the cells."""
     write_json(folder / PAGE_FILE, page.to_dict())
     for cell in cells:
-        write_json(folder / f"{cell.stage}.json", cell.to_dict())
+        write_json(folder / f"{cell.name}.json", cell.to_dict())
 
 
 def render(folder: Path) -> None:

@@ -1,22 +1,29 @@
 """The figures of a published folder, drawn from its cells and records; each PNG says what it was drawn from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments.cells import Cell, by_option
+from experiments.examples import read_examples
 from experiments.experiment import Picture
-from zeroth.records import config_hash, merge_records
-from zeroth.records.charts import bars_figure, setting_figure
-from zeroth.records.plots import certified_accuracy_figure, save_figure, success_figure
+from experiments.measuring import DISTANCES, cell_rows, mean_distance
+from zeroth.records import Norm, config_hash, merge_records
+from zeroth.records.charts import bars_figure, heat_figure, setting_figure, setting_panels
+from zeroth.records.plots import NORM_NAMES, certified_accuracy_figure, save_figure, success_figure
+from zeroth.records.strips import strip_figure, target_grid_figure
 
 # Name of the text in a PNG that holds the hash of what it was drawn from.
 SOURCE = "Drawn from"
 DECADE = 10
+FigureOf = Callable[[Cell], Mapping[str, float | None]]
 
 
 def draw_picture(picture: Picture, cells: Sequence[Cell], folder: Path) -> Figure:
@@ -32,11 +39,18 @@ def draw_picture(picture: Picture, cells: Sequence[Cell], folder: Path) -> Figur
     """
     chosen = chosen_cells(picture, cells)
     if picture.kind == "success":
-        return success_figure(_records(chosen, folder), budget=max(cell.setting("budget") for cell in chosen))
+        rows = {cell.method: cell_rows(cell, folder) for cell in chosen}
+        return success_figure(rows, budget=max(cell.setting("budget") for cell in chosen))
     if picture.kind == "certified":
         return certified_accuracy_figure(_records(chosen, folder))
     if picture.kind == "study":
         return _study_figure(chosen)
+    if picture.kind == "transfer":
+        return _transfer_figure(chosen)
+    if picture.kind == "strip":
+        return _strip_figure(picture, chosen, folder)
+    if picture.kind == "lines":
+        return _lines_figure(picture, chosen, folder)
     return _setting_figure(picture, chosen)
 
 
@@ -59,7 +73,13 @@ def source_hash(picture: Picture, cells: Sequence[Cell]) -> str:
         {"method": cell.method, "settings": cell.config["settings"], "records": cell.records["sha256"]}
         for cell in chosen_cells(picture, cells)
     ]
-    return config_hash({"kind": picture.kind, "over": picture.over, "drawn": drawn})
+    more: dict[str, Any] = {}
+    if picture.kind == "strip":
+        shown = [None if cell.examples is None else cell.examples["sha256"] for cell in chosen_cells(picture, cells)]
+        more = {"images": picture.images, "examples": shown}
+    if picture.kind == "transfer":
+        more = {"victims": [cell.subject["name"] for cell in chosen_cells(picture, cells)]}
+    return config_hash({"kind": picture.kind, "over": picture.over, "drawn": drawn, **more})
 
 
 def save_picture(picture: Picture, cells: Sequence[Cell], folder: Path, stem: str) -> None:
@@ -75,11 +95,18 @@ def drawn_from(path: Path) -> str | None:
         return image.info.get(SOURCE)
 
 
-def setting_lines(picture: Picture, cells: Sequence[Cell]) -> dict[str, pd.DataFrame]:
+def setting_lines(
+    picture: Picture, cells: Sequence[Cell], figure_of: FigureOf | None = None
+) -> dict[str, pd.DataFrame]:
     """Group cells to lines against the setting ``picture.over``: of one victim, and equal in all other settings.
 
     A line is named by what the names of its methods share: "tuned, mu 0.1, epsilon 0.2" and "tuned, mu 0.1, epsilon
     0.4" make "tuned, mu 0.1".
+
+    Args:
+        picture: what is drawn.
+        cells: what it is drawn of.
+        figure_of: cell -> value, low and high; default the figure that the kind of picture is about.
 
     Returns:
         name -> table with the columns x, value, low, high of :func:`~zeroth.records.charts.setting_figure`.
@@ -89,20 +116,26 @@ def setting_lines(picture: Picture, cells: Sequence[Cell]) -> dict[str, pd.DataF
     """
     if picture.over is None:
         raise ValueError(f"a picture of kind {picture.kind} needs over, the setting on its x axis, e.g. attack.epsilon")
+    figure_of = figure_of or partial(_figure_of, picture)
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         if not isinstance(value := cell.setting(picture.over), int | float) or isinstance(value, bool):
             raise ValueError(f"{picture.over} of {cell.method} is {value!r}: only numbers can stand on an axis")
         settings = by_option(cell.config["settings"])
         del settings[picture.over]
-        groups.setdefault(config_hash({**settings, "victim": cell.subject["checkpoint_sha256"]}), []).append(cell)
+        groups.setdefault(config_hash({**settings, **_of_what(cell)}), []).append(cell)
     lines: dict[str, pd.DataFrame] = {}
     for group in groups.values():
         name = _shared_name([cell.method for cell in group])
         name = name if name and name not in lines else group[0].method
-        rows = [{"x": cell.setting(picture.over), **_figure_of(picture, cell)} for cell in group]
+        rows = [{"x": cell.setting(picture.over), **figure_of(cell)} for cell in group]
         lines[name] = pd.DataFrame(rows, columns=["x", "value", "low", "high"], dtype=float)
     return lines
+
+
+def _of_what(cell: Cell) -> dict[str, Any]:
+    """What a line of several cells has in common beside its settings."""
+    return {"victim": cell.subject["checkpoint_sha256"], **({"case": cell.case} if cell.case else {})}
 
 
 def spans_decade(values: Sequence[float]) -> bool:
@@ -129,6 +162,59 @@ def _figure_of(picture: Picture, cell: Cell) -> dict[str, float | None]:
         return cell.measured["success_rate"] or {}
     told = cell.measured["queries"]
     return {"value": told["mean"], "low": told["low"], "high": told["high"]}
+
+
+def _lines_figure(picture: Picture, cells: Sequence[Cell], folder: Path) -> Figure:
+    """Success rate and mean distances against a setting, a panel each."""
+    rows = {cell.method: cell_rows(cell, folder) for cell in cells}
+
+    def distance_of(norm: Norm) -> FigureOf:
+        def told(cell: Cell) -> Mapping[str, float | None]:
+            found = mean_distance(rows[cell.method], norm)
+            return {"value": found["mean"], "low": found["low"], "high": found["high"]}
+
+        return told
+
+    panels = {"attack success rate": setting_lines(picture, cells, lambda cell: cell.measured["success_rate"] or {})}
+    panels |= {f"{NORM_NAMES[norm]}, mean": setting_lines(picture, cells, distance_of(norm)) for norm in DISTANCES}
+    over = [cell.setting(str(picture.over)) for cell in cells]
+    name = str(picture.over).rpartition(".")[2]
+    return setting_panels(panels, x=name, log_x=spans_decade(over), percent=["attack success rate"])
+
+
+def _transfer_figure(cells: Sequence[Cell]) -> Figure:
+    """Success rates: a line for each method, a column for each victim that it was tried on."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        settings = by_option(cell.config["settings"])
+        groups.setdefault(config_hash({**settings, "case": cell.case}), []).append(cell)
+    victims = list(dict.fromkeys(cell.subject["name"] for cell in cells))
+    values: dict[str, list[float]] = {}
+    for group in groups.values():
+        name = _shared_name([cell.method for cell in group]) or group[0].method
+        rates = {cell.subject["name"]: cell.measured["success_rate"]["value"] for cell in group}
+        if len(rates) < len(group) or name in values:
+            raise ValueError(
+                f"a picture of kind transfer has one rate a method and victim, but {group[0].method} has several: "
+                "name methods alike before a comma, and only those with the same settings"
+            )
+        values[name] = [nan if (rate := rates.get(victim)) is None else rate for victim in victims]
+    return heat_figure(pd.DataFrame(values, index=victims).T, x="victim", value="attack success rate")
+
+
+def _strip_figure(picture: Picture, cells: Sequence[Cell], folder: Path) -> Figure:
+    """Originals and adversarial images side by side; of an attack on all targets a grid of images and targets."""
+    found: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        if cell.examples is None:
+            raise ValueError(f"{cell.method} was published without images to show: run reproduce.py on the table again")
+        told = read_examples(folder / cell.examples["file"])
+        first = np.unique(told["index"])[: picture.images]
+        found[cell.method] = {name: values[np.isin(told["index"], first)] for name, values in told.items()}
+    several = [len(np.unique(told["index"])) < len(told["index"]) for told in found.values()]
+    if any(several) != all(several):
+        raise ValueError("a picture of kind strip shows rows with one target an image, or rows with all, not both")
+    return target_grid_figure(found) if all(several) else strip_figure(found)
 
 
 def _study_figure(cells: Sequence[Cell]) -> Figure:

@@ -15,7 +15,7 @@ from typing import Any
 
 from experiments.estimates import estimate
 from experiments.experiment import Experiment, Job, Scale, Stage
-from experiments.resolving import option_words, resolve
+from experiments.resolving import model_options, option_words, resolve
 from zeroth.records import write_json
 
 ROOT = Path(__file__).parents[1]
@@ -29,10 +29,11 @@ FOLDERS: dict[Job, str] = {
 # Jobs whose images are independent, so that shards and devices may divide them and every row stays what it is. A
 # training is none of them: N devices see N batches a step, and the victim would be another one.
 DIVISIBLE: tuple[Job, ...] = ("attack", "certify")
+BEST = Path("checkpoints", "best.ckpt")
 # What a job leaves in its folder for the stages that follow and for the table.
 REPORT = "report.json"
 PRODUCTS: dict[Job, tuple[str, ...]] = {
-    "train": ("checkpoints/best.ckpt",),
+    "train": (BEST.as_posix(),),
     "tune": ("tuned.yaml", "trials.json"),
     "attack": (REPORT,),
     "certify": (REPORT,),
@@ -48,7 +49,7 @@ class PlannedStage:
         name: the stage's name in the experiment.
         job: its program.
         folder: its run folder.
-        hash: hex SHA-256 of what decides its outcome; of a train stage the ``config_hash`` of its lineage.json.
+        hash: hex SHA-256 of what decides its outcome, see :class:`~experiments.resolving.Resolved`.
         commands: words to run from the project's root; one command, or one for each shard.
         parents: names of the stages that it follows.
         queries: images that the victim is asked, None where nobody can tell.
@@ -151,10 +152,12 @@ def make_plan(
         found = resolve(experiment)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+    pictured = pictured_stages(experiment)
     for name, resolved in found.items():
         stage = experiment.stages[name]
         folder = runs / FOLDERS[stage.job] / f"{resolved.prefix}-{resolved.hash[:8]}"
         command = _command(stage, planned, run_options | {"run.name": folder.name})
+        command += ["--save_adversarial"] if name in pictured else []
         divisible = stage.job in DIVISIBLE and resolved.config.get("total_queries") is None
         if divisible and devices is not None:
             command += ["--trainer.devices", str(devices)]
@@ -162,14 +165,14 @@ def make_plan(
             command += ["--trainer.devices", "1"]  # all of a host's would train another victim
         parts = [f"{k}of{shards}" for k in range(1, shards + 1)] if divisible and shards > 1 else []
         cell = results / table / scale / f"{name}.json"
-        cost = estimate(stage.job, resolved.config, rate=experiment.rate.get(scale), cell=cell)
+        cost = estimate(stage.job, resolved.config, rate=experiment.rate.get(scale), cell=cell, pairs=resolved.pairs)
         planned[name] = PlannedStage(
             name=name,
             job=stage.job,
             folder=folder,
             hash=resolved.hash,
             commands=[[*command, "--shard", part.replace("of", "/")] for part in parts] or [command],
-            parents=[parent for parent in (stage.victim, stage.tuned) if parent is not None],
+            parents=[parent for parent in (stage.victim, stage.tuned, *stage.built_on) if parent is not None],
             queries=cost.queries,
             seconds=cost.seconds,
             at_most=cost.at_most,
@@ -179,6 +182,14 @@ def make_plan(
             images=resolved.config.get("images") or {},
         )
     return Plan(table, rooted(file), scale, runs, list(planned.values()))
+
+
+def pictured_stages(experiment: Experiment) -> set[str]:
+    """Attack stages whose adversarial images a picture shows. No option says so: it decides no row."""
+    strips = [picture for picture in experiment.pictures.values() if picture.kind == "strip"]
+    return {
+        row.stage for picture in strips for row in experiment.rows if not picture.rows or row.method in picture.rows
+    }
 
 
 def rooted(path: Path) -> Path:
@@ -211,9 +222,14 @@ def _command(stage: Stage, before: Mapping[str, PlannedStage], run_options: Mapp
     """The words that run a stage as a whole."""
     options = {**stage.options, **run_options}
     if stage.victim is not None:
-        options["checkpoint"] = str(before[stage.victim].folder / "checkpoints" / "best.ckpt")
+        options["checkpoint"] = str(before[stage.victim].folder / BEST)
     if stage.tuned is not None:
         options["attack"] = str(before[stage.tuned].folder / "tuned.yaml")
+
+    def trained(name: str) -> dict[str, Any]:
+        return {"class_path": "CheckpointClassifier", "init_args": {"checkpoint": str(before[name].folder / BEST)}}
+
+    options |= model_options(stage, trained)
     program = [f"{stage.job}.py"] if stage.study is None else ["-m", f"experiments.studies.{stage.study}"]
     return [sys.executable, *program, *option_words(options)]
 

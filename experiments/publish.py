@@ -13,6 +13,7 @@ from cli import plain_messages
 from experiments.building import build_cell
 from experiments.cells import unlike_victims
 from experiments.experiment import Experiment
+from experiments.measuring import compared
 from experiments.page import PAGE_VERSION, Page, fill_blocks, read_page, render, write_page
 from experiments.plan import Plan
 from experiments.wording import experiment_of, reworded
@@ -51,8 +52,9 @@ def publish(experiment: Experiment, plan: Plan, results: Path) -> Path:
         text=experiment.text,
         kind=experiment.kind,
         radii=experiment.radii,
-        rows=[row.stage for row in experiment.rows],
+        rows=[row.name for row in experiment.rows],
         pictures=experiment.pictures,
+        columns=experiment.columns,
     )
     # Near the old files: a rename is atomic only within one disk.
     near = next(parent for parent in folder.absolute().parents if parent.is_dir())
@@ -61,6 +63,7 @@ def publish(experiment: Experiment, plan: Plan, results: Path) -> Path:
         cells = [build_cell(experiment, plan, row, new) for row in experiment.rows]
         if faults := unlike_victims(cells):
             raise ValueError(f"{faults[0]}: train stages of one table need configs of different names")
+        cells = compared(cells, experiment, new) if experiment.kind == "attack" else cells
         write_page(new, page, cells)
         render(new)
         files, old = page.files(cells), _files_of(folder)
@@ -80,7 +83,7 @@ def refresh(folder: Path) -> None:
     """
     page, cells = read_page(folder)
     if (experiment := experiment_of(page)) is not None:
-        new, said = reworded(page, cells, experiment)
+        new, said = reworded(page, cells, experiment, folder)
         write_page(folder, new, said)
         _remove(folder, page.files(cells) - new.files(said))
     render(folder)

@@ -5,13 +5,14 @@ import importlib
 import inspect
 import json
 from argparse import ArgumentError
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.cli import LightningArgumentParser
+from torch import nn
 
 from callbacks.lineage import settings_hash
 from cli import AttackCLI, CertifyCLI, TrainCLI
@@ -29,18 +30,32 @@ from zeroth.records import difference, flatten
 EFFORT = ("trials", "images", "budget", "seed", "objective")
 
 
+class PlannedModel(nn.Module):
+    """Stands for a network that an earlier stage will train: a stage is planned before the checkpoint is there.
+
+    Args:
+        hash: of the train stage. It takes the checkpoint's place in the settings of the stage that is built on it, so
+            that their hash covers how the network came about and not where it lies.
+    """
+
+    def __init__(self, hash: str) -> None:
+        super().__init__()
+        self.hash = hash
+
+
 @dataclass(frozen=True)
 class Resolved:
     """A stage as its program will understand it.
 
     Args:
         config: the whole configuration, class defaults included.
-        hash: hex SHA-256 of what decides the outcome. Of a train stage it is the ``config_hash`` of its lineage.json;
-            of another it covers the hashes of the stages that it follows.
+        hash: hex SHA-256 of what decides the outcome. Of a train stage without models it is the ``config_hash`` of its
+            lineage.json; of another it covers the hashes of the stages that it follows.
         data: class_path and init_args of the images; an evaluation has those of its victim unless it says otherwise.
         prefix: what the run folder's name begins with: the config file's stem of a train stage, since experiments
             share their victims, else the stage's name.
         settings: the part of the configuration that decides the outcome.
+        pairs: attacks on an image; one for each wrong class where all are targets.
     """
 
     config: dict[str, Any]
@@ -48,6 +63,7 @@ class Resolved:
     data: dict[str, Any]
     prefix: str
     settings: dict[str, Any]
+    pairs: int = 1
 
 
 def resolve(experiment: Experiment) -> dict[str, Resolved]:
@@ -61,7 +77,7 @@ def resolve(experiment: Experiment) -> dict[str, Resolved]:
     for name, stage in experiment.stages.items():
         try:
             if stage.job == "train":
-                found[name] = _resolve_train(stage)
+                found[name] = _resolve_train(stage, found)
             else:
                 found[name] = _resolve_evaluation(name, stage, experiment, found)
         except (ValueError, TypeError, FileNotFoundError) as error:
@@ -111,6 +127,20 @@ def _check_axes(experiment: Experiment, found: Mapping[str, Resolved]) -> None:
                 raise ValueError(f"{field}: {key} of {row.method} is {value!r}: only numbers can stand on an axis")
 
 
+def model_options(stage: Stage, model: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """The options of :attr:`Stage.models`, each network told by ``model`` as class_path and init_args."""
+    return {
+        option: json.dumps(model(names) if isinstance(names, str) else [model(name) for name in names])
+        for option, names in stage.models.items()
+    }
+
+
+def _planned(before: Mapping[str, Resolved]) -> Callable[[str], dict[str, Any]]:
+    """Tell a network by the :class:`PlannedModel` that stands for it."""
+    path = f"{PlannedModel.__module__}.{PlannedModel.__qualname__}"
+    return lambda name: {"class_path": path, "init_args": {"hash": before[name].hash}}
+
+
 def option_words(options: Mapping[str, Any]) -> list[str]:
     """Turn options into words of a command line; a list gives several words.
 
@@ -152,8 +182,8 @@ def command_line(stage: Stage) -> type[TrainCLI] | type[EvaluationCLI]:
     return commands[stage.job]
 
 
-def _resolve_train(stage: Stage) -> Resolved:
-    parsed = _parsed(TrainCLI, option_words(stage.options))
+def _resolve_train(stage: Stage, before: Mapping[str, Resolved]) -> Resolved:
+    parsed = _parsed(TrainCLI, option_words({**stage.options, **model_options(stage, _planned(before))}))
     config = _plain(parsed)
     if config.get("data") is None:
         raise ValueError("a train stage needs data: name it in its config or by the option data")
@@ -170,6 +200,8 @@ def _resolve_evaluation(name: str, stage: Stage, experiment: Experiment, before:
     options = dict(stage.options)
     if stage.tuned is not None:  # the tuned file is not there yet; its hash stands for what it will say
         options["attack"] = experiment.stages[stage.tuned].options["attack"]
+        options |= model_options(experiment.stages[stage.tuned], _planned(before))
+    options |= model_options(stage, _planned(before))
     victim = before[str(stage.victim)]
     # The checkpoint, which is not there yet, will tell the images that its victim was trained on.
     images = [] if "data" in options else ["--data", json.dumps(victim.data)]
@@ -188,7 +220,8 @@ def _resolve_evaluation(name: str, stage: Stage, experiment: Experiment, before:
         "victim": victim.hash,
         "tuned": None if stage.tuned is None else before[stage.tuned].hash,
     }
-    return Resolved(parsed.resolved, settings_hash(outcome), parsed.resolved["data"], name, settings)
+    pairs = parsed.config_init.data.num_classes - 1 if parsed.resolved.get("targeted") == "all" else 1
+    return Resolved(parsed.resolved, settings_hash(outcome), parsed.resolved["data"], name, settings, pairs)
 
 
 def _parsed(command: Any, words: list[str]) -> Any:

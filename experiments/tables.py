@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.cells import Cell, CellKind
+from experiments.experiment import COLUMNS, Column
 from zeroth.records import certificate_frame, markdown_table
 from zeroth.records.tables import NO_VALUE, mean_text, number_text, rate_text
 
@@ -14,19 +15,28 @@ SUCCESS, FIRST, SPENT = "success % [95 % CI]", "queries to success [95 % CI]", "
 NORMS = {"l0": "l_0", "l1": "l_1", "l2": "l_2", "linf": "l_inf"}
 
 
-def table_markdown(kind: CellKind, paper: str, cells: Sequence[Cell]) -> str:
+TARGETED = {
+    "next": "the next",
+    "random": "one drawn at random among the wrong ones",
+    "least_likely": "the least likely",
+    "all": "each wrong one, a pair of image and class at a time",
+}
+
+
+def table_markdown(kind: CellKind, paper: str, cells: Sequence[Cell], columns: Sequence[Column] = COLUMNS) -> str:
     """Lay out the cells as a Markdown table with a caption that says of what, how many and how sure.
 
     Args:
         kind: what the table is of; a study has the caption alone.
         paper: authors, venue, year.
         cells: its lines, in order.
+        columns: what a table of attacks shows.
     """
     if kind == "study":
         bootstrap = "95 % intervals: bootstrap over the images"
         frame, caption = None, [_images(cells), _victims(cells), bootstrap]
     elif kind == "attack":
-        frame, caption = attack_table(cells), _attack_caption(cells)
+        frame, caption = attack_table(cells, columns), _attack_caption(cells, columns)
     else:
         frame, caption = certificate_table(cells), _certificate_caption(cells)
     if any(cell.reported for cell in cells):
@@ -37,25 +47,57 @@ def table_markdown(kind: CellKind, paper: str, cells: Sequence[Cell]) -> str:
     return f"{table}{'. '.join(caption)}.\n"
 
 
-def attack_table(cells: Sequence[Cell]) -> pd.DataFrame:
-    """Success and queries as text, one line a cell; columns of the paper where it reports any."""
+def attack_table(cells: Sequence[Cell], columns: Sequence[Column] = COLUMNS) -> pd.DataFrame:
+    """What was measured as text, one line a cell; columns of the paper where it reports any.
+
+    Args:
+        cells: the lines.
+        columns: what is shown, beside the images won; ratios to baselines follow wherever a cell has one.
+    """
+    ratios = list(dict.fromkeys((cell.ratio["of"], cell.ratio["row"]) for cell in cells if cell.ratio))
     rows = []
     for cell in cells:
-        told, paper = cell.measured, cell.reported
+        told, shown = cell.measured, [_column(cell, column) for column in columns]
+        compared = [_ratio_column(cell, of, row) for of, row in ratios]
         rows.append(
             {
                 "method": cell.method,
                 WON: f"{told['n_success']:,} / {told['n_attacked']:,}",
-                SUCCESS: rate_text(told["success_rate"]),
-                FIRST: mean_text(told["queries_to_success"]),
-                SPENT: mean_text(told["queries"]),
-                "median spent": number_text(told["queries"]["median"], ",.0f"),
-                "paper: success %": _percent(paper.get("success_rate")),
-                "paper: queries": number_text(paper.get("queries_to_success"), ",.0f"),
+                **{name: text for ours, _ in (*shown, *compared) for name, text in ours.items()},
+                **{f"paper: {name}": text for _, paper in (*shown, *compared) for name, text in paper.items()},
                 "paper: where": cell.source or NO_VALUE,
             }
         )
     return _without_empty(pd.DataFrame(rows, dtype=object))
+
+
+def _column(cell: Cell, column: Column) -> tuple[dict[str, str], dict[str, str]]:
+    """Head -> text of one column: ours, and the paper's."""
+    told, paper = cell.measured, cell.reported.get(column)
+    if column == "success_rate":
+        return {SUCCESS: rate_text(told["success_rate"])}, {"success %": _percent(paper)}
+    if column == "queries_to_success":
+        return {FIRST: mean_text(told[column])}, {"queries": number_text(paper, ",.0f")}
+    if column == "queries":
+        return {SPENT: mean_text(told[column]), "median spent": number_text(told[column]["median"], ",.0f")}, {}
+    text = _interval_text((cell.distances or {}).get(column), "mean")
+    return {f"{NORMS[column]} [95 % CI]": text}, {NORMS[column]: number_text(paper, ".4g")}
+
+
+def _ratio_column(cell: Cell, of: str, row: str) -> tuple[dict[str, str], dict[str, str]]:
+    """As :func:`_column`, of the ratio to one baseline."""
+    ours = cell.ratio if cell.ratio and (cell.ratio["of"], cell.ratio["row"]) == (of, row) else None
+    name = f"{NORMS[of]} / that of {row}"
+    paper = None if ours is None else ours["reported"]
+    return {f"{name} [95 % CI]": _interval_text(ours, "value")}, {name: number_text(paper, ".3g")}
+
+
+def _interval_text(told: Mapping[str, Any] | None, value: str) -> str:
+    """A number to three or four digits, as large or small as it is, with its interval where it has one."""
+    if told is None or told[value] is None:
+        return NO_VALUE
+    ends = "" if told["low"] is None else f" [{told['low']:.3g}, {told['high']:.3g}]"
+    return f"{told[value]:.4g}{ends}"
 
 
 def certificate_table(cells: Sequence[Cell]) -> pd.DataFrame:
@@ -91,17 +133,32 @@ def _of_which(tuning: Mapping[str, Any]) -> str:
     return "" if attacked == tuning["images"] else f", of which {attacked} attacked"
 
 
-def _attack_caption(cells: Sequence[Cell]) -> list[str]:
+def _attack_caption(cells: Sequence[Cell], columns: Sequence[Column]) -> list[str]:
+    aims = _distinct(cells, lambda cell: TARGETED.get(cell.config["settings"].get("targeted", "none"), "any wrong one"))
     wrong = any(cell.measured["n_attacked"] < cell.measured["n"] for cell in cells)
+    right = "attacked where the victim gets them right"
+    if aims != "any wrong one":
+        right = f"wanted class: {aims}"
+        right += "; what the victim answers so already is left out" if wrong else ""
+    over = [
+        ("queries to success", "the images won", "queries_to_success" in columns),
+        ("queries spent", "all attacked", "queries" in columns),
+        ("distances ([0, 1] pixels)", "the images won", any(cell.distances for cell in cells)),
+    ]
+    shown = [(name, images) for name, images, shows in over if shows]
+    means = [f"{name}{' are means' * (place == 0)} over {images}" for place, (name, images) in enumerate(shown)]
+    intervals = "95 % intervals: Wilson's of rates, Student's t of means"
+    if any(cell.ratio for cell in cells):
+        intervals += ", bootstrap over the pairs of ratios, which are of the means over what both lines won"
     norms = _distinct(cells, lambda cell: NORMS[cell.norm] if cell.norm else "")
     budget = f"{_numbers(cell.setting('budget') for cell in cells)} queries an image"
     balls = _numbers(cell.config["settings"].get("attack.init_args.epsilon") for cell in cells)
     sentences = [
-        f"{_images(cells)}{', attacked where the victim gets them right' if wrong else ''}",
+        f"{_images(cells)}{f', {right}' if wrong or aims != 'any wrong one' else ''}",
         _victims(cells),
         f"Epsilon {balls} in {norms}, budget {budget}" if balls else f"Budget {budget}",
-        "Queries to success are means over the images won, queries spent over all attacked",
-        "95 % intervals: Wilson's of rates, Student's t of means",
+        *([", ".join(means).capitalize()] if means else []),
+        intervals,
     ]
     return [*sentences, tuned] if (tuned := tuning_text(cells)) else sentences
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from experiments.cells import Cell
 from experiments.experiment import Experiment
 from experiments.loading import load_experiment
+from experiments.measuring import compared
 from experiments.page import Page
 from experiments.plan import ROOT
 
@@ -20,13 +22,20 @@ def experiment_of(page: Page) -> Experiment | None:
     return load_experiment(file, page.scale) if file.is_file() else None
 
 
-def reworded(page: Page, cells: Sequence[Cell], experiment: Experiment) -> tuple[Page, list[Cell]]:
+def reworded(page: Page, cells: Sequence[Cell], experiment: Experiment, folder: Path) -> tuple[Page, list[Cell]]:
     """Say page and cells in the words of an experiment; what was measured stays.
 
+    Args:
+        page: as published.
+        cells: as published.
+        experiment: of the words.
+        folder: where the records of the cells lie, for distances and ratios that the experiment shows.
+
     Raises:
-        ValueError: the experiment has other lines, which only a run can fill; names what differs and the remedy.
+        ValueError: the experiment has other lines, or a picture of images that are not there, which only a run can
+            fill; names what differs and the remedy.
     """
-    rows = {row.stage: row for row in experiment.rows}
+    rows = {row.name: row for row in experiment.rows}
     for name, published, now in (
         ("lines", sorted(page.rows), sorted(rows)),
         ("kind", page.kind, experiment.kind),
@@ -42,13 +51,14 @@ def reworded(page: Page, cells: Sequence[Cell], experiment: Experiment) -> tuple
         title=experiment.title,
         paper=experiment.paper,
         text=experiment.text,
-        rows=[row.stage for row in experiment.rows],
+        rows=[row.name for row in experiment.rows],
         pictures=experiment.pictures,
+        columns=experiment.columns,
     )
-    measured = {cell.stage: cell for cell in cells}
-    return new, [
+    measured = {cell.name: cell for cell in cells}
+    said = [
         replace(
-            measured[row.stage],
+            measured[row.name],
             dataset=experiment.dataset[page.scale],
             method=row.method,
             reported=row.reported,
@@ -57,3 +67,4 @@ def reworded(page: Page, cells: Sequence[Cell], experiment: Experiment) -> tuple
         )
         for row in experiment.rows
     ]
+    return new, compared(said, experiment, folder) if page.kind == "attack" else said

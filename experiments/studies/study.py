@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from torch import Tensor
 
 from callbacks.lineage import write_lineage
 from callbacks.loggers import log_config, log_curve, runs_of
-from callbacks.tasks import Victim
+from callbacks.tasks import EvaluationTask, Victim
 from cli.evaluation import EvaluationCLI
 from cli.folders import save_config
 from zeroth.oracles import Output, ScoreOracle
@@ -43,7 +43,7 @@ def curve(name: str, values: ArrayLike, seed: int) -> dict[str, Any]:
     return {"name": name, "values": table.mean(0).tolist(), "low": list(low), "high": list(high)}
 
 
-class StudyTask(LightningModule):
+class StudyTask(EvaluationTask):
     """Measures batches of images through an oracle.
 
     Args:

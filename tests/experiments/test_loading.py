@@ -55,7 +55,7 @@ def test_the_options_of_a_stage_win_over_the_defaults_of_its_job(tmp_path):
         ({"rows": [{"method": 3, "stage": "zo"}]}, "rows[0].method: expected str, got 3"),
         ({"rows": [{"method": m, "stage": "zo"} for m in "ab"]}, "rows[1].stage: 'zo' has a row already"),
         ({"pictures": {"p": {"kind": "success", "rows": ["b"]}}}, "pictures.p.rows: no row has the method 'b'"),
-        ({"pictures": {"p": {"kind": "success_vs"}}}, "pictures.p.over: kinds success_vs and queries_vs, and no other"),
+        ({"pictures": {"p": {"kind": "success_vs"}}}, "pictures.p.over: kinds success_vs, queries_vs, lines, and no"),
         (
             {"pictures": {"p": {"kind": "certified"}}},
             "pictures.p.kind: 'certified' does not fit a table of kind attack, which has success, success_vs,",
@@ -76,7 +76,11 @@ def test_a_wrong_file_is_told_the_field_the_value_and_the_remedy(tmp_path, chang
         ("attack", {"success_rate": 0.5, "queries_to_success": 3.5}, None),
         ("attack", {"success_rate": None}, None),
         ("attack", {"succes_rate": 1}, "unknown key {}.succes_rate, did you mean success_rate? (a row of kind attack "),
-        ("attack", {"acr": 0.5}, "unknown key {}.acr (a row of kind attack takes success_rate, queries_to_success)"),
+        (
+            "attack",
+            {"acr": 0.5},
+            "unknown key {}.acr (a row of kind attack takes success_rate, queries_to_success, l1, ",
+        ),
         ("attack", {"success_rate": 98.7}, "{}.success_rate must be a fraction from 0 to 1, got 98.7"),
         ("attack", {"success_rate": "98 %"}, "{}.success_rate must be a fraction from 0 to 1, got '98 %'"),
         ("attack", {"queries_to_success": -1}, "{}.queries_to_success must be a number >= 0, got -1"),

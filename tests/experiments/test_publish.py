@@ -6,6 +6,7 @@ import re
 import pytest
 
 from experiments.checks import check_published, check_readme
+from experiments.experiment import Stage
 from experiments.page import fill_blocks, notes_text, read_page
 from experiments.publish import main, publish, refresh_readme
 from tests.experiments.published import attack_experiment, certificate_experiment, read_json, study_experiment
@@ -105,7 +106,7 @@ def test_a_run_that_is_not_complete_makes_no_folder(tmp_path):
 
 
 def test_one_name_for_two_victims_is_refused(tmp_path):
-    """Two train stages with one config and other options have folders, but not names, of their own."""
+    """Two train stages have folders, but not names, of their own where only the files of their configs differ."""
     experiment, plan = certificate_experiment(tmp_path / "runs")
     other = dataclasses.replace(plan.stages[0], name="longer", hash="f" * 64, folder=tmp_path / "runs/digits-ffffffff")
     weights = other.folder / "checkpoints" / "best.ckpt"
@@ -113,7 +114,8 @@ def test_one_name_for_two_victims_is_refused(tmp_path):
     weights.write_bytes(b"longer")
     header = plan.stages[2].folder / "certificate.header.json"
     write_json(header, read_json(header) | {"checkpoint_sha256": file_sha256(weights)})
-    stages = experiment.stages | {"sigma0.5": dataclasses.replace(experiment.stages["sigma0.5"], victim="longer")}
+    stages = experiment.stages | {"longer": Stage("train", {"config": "elsewhere/digits.yaml"})}
+    stages["sigma0.5"] = dataclasses.replace(experiment.stages["sigma0.5"], victim="longer")
     plan = dataclasses.replace(plan, stages=[*plan.stages, other])
     with pytest.raises(ValueError, match=r"the victim digits has 2 checkpoints or accuracies: .* different names"):
         publish(dataclasses.replace(experiment, stages=stages), plan, tmp_path / "results")

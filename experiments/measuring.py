@@ -1,0 +1,181 @@
+"""What a cell says of its records: summary, of one case where its row has one, mean distances, ratio to a baseline."""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap
+from statsmodels.stats.weightstats import DescrStatsW
+
+from experiments.cells import Cell, CellKind
+from experiments.experiment import Case, Experiment, Ratio
+from zeroth.records import (
+    Bootstrap,
+    Norm,
+    attack_summary,
+    certificate_summary,
+    merge_records,
+    plain,
+    select_case,
+)
+
+DISTANCES: tuple[Norm, ...] = ("l1", "l2", "linf")
+
+
+def measure(
+    records: Path,
+    kind: CellKind,
+    radii: Sequence[float],
+    settings: Mapping[str, Any],
+    *,
+    case: Case | None = None,
+    norm: Norm | None = None,
+    seed: int = 0,
+) -> tuple[dict[str, Any], int, int]:
+    """Summarise a published record file: what the cell says is measured, the images asked in all, the images.
+
+    Args:
+        records: the merged rows, or the study.json of a study.
+        kind: of the cell.
+        radii: of the certified accuracy, l_2 in [0, 1] pixels.
+        settings: of the method, by dotted key.
+        case: of the cell's row; it chooses what is summarised, not what was asked.
+        norm: the attack's, which tells an easy target from a hard one.
+        seed: of the run.
+    """
+    if kind == "study":
+        study = json.loads(records.read_text(encoding="utf-8"))
+        return study, study["queries"], study["n"]
+    rows: pd.DataFrame = merge_records(records)
+    if kind == "attack":
+        shown = _of_case(rows, case, norm, seed)
+        return plain(attack_summary(shown)), int(rows["queries"].sum()), int(rows["index"].nunique())
+    asked = len(rows) * (settings["certify.n0"] + settings["certify.n"])
+    return plain(certificate_summary(rows, radii)), asked, len(rows)
+
+
+def cell_rows(cell: Cell, folder: Path) -> pd.DataFrame:
+    """The attack rows that a cell summarises, those of its case, from the published folder."""
+    return _of_case(merge_records(folder / cell.records["file"]), cell.case, cell.norm, cell.seed)
+
+
+def compared(cells: Sequence[Cell], experiment: Experiment, folder: Path) -> list[Cell]:
+    """Give attack cells the mean distances and ratios that an experiment shows, from the records beside them.
+
+    Args:
+        cells: lines of the table, in the order of its rows.
+        experiment: the table.
+        folder: where the records of the cells lie.
+    """
+    shown = [norm for norm in DISTANCES if norm in experiment.columns]
+    ratios = [row.ratio_to for row in experiment.rows]
+    if not shown and not any(ratios):
+        return [replace(cell, distances=None, ratio=None) for cell in cells]
+    rows = {cell.method: cell_rows(cell, folder) for cell in cells}
+    by_method = {cell.method: cell for cell in cells}
+    return [
+        replace(
+            cell,
+            distances={norm: mean_distance(rows[cell.method], norm) for norm in shown} or None,
+            ratio=None if ratio is None else _ratio(cell, by_method[ratio.row], rows, ratio),
+        )
+        for cell, ratio in zip(cells, ratios, strict=True)
+    ]
+
+
+def mean_distance(rows: pd.DataFrame, norm: Norm, *, confidence: float = 0.95) -> dict[str, float | None]:
+    """Mean distance of the adversarial images that were found, with Student's t interval, which stays at 0 or above.
+
+    Args:
+        rows: (N, ...) attack rows.
+        norm: which distance, [0, 1] pixels.
+        confidence: of the interval.
+
+    Returns:
+        ``mean``, ``low`` and ``high``; None without an image, no interval of a single one.
+    """
+    found = rows.loc[rows["success"].astype(bool), norm].to_numpy(float)
+    if len(found) == 0:
+        return {"mean": None, "low": None, "high": None}
+    low, high = DescrStatsW(found).tconfint_mean(1 - confidence) if len(found) > 1 else (None, None)
+    return {
+        "mean": float(found.mean()),
+        "low": None if low is None else max(float(low), 0.0),
+        "high": None if high is None else float(high),
+    }
+
+
+def paired_ratio(
+    rows: pd.DataFrame,
+    baseline: pd.DataFrame,
+    norm: Norm,
+    *,
+    keys: Sequence[str] = ("index",),
+    resampling: Bootstrap | None = None,
+) -> dict[str, Any]:
+    """Divide the mean distance of a run by that of a baseline, over what both won.
+
+    Args:
+        rows: (N, ...) attack rows.
+        baseline: attack rows of the baseline, in any order; it may have more of them.
+        norm: which distance.
+        keys: columns that make a pair: the image, or the image and its target.
+        resampling: how the interval is drawn, by resampling the pairs; default ``Bootstrap()``.
+
+    Returns:
+        ``n``, the pairs; ``value``, ``low`` and ``high``, None without a pair or with a baseline at distance 0.
+
+    Raises:
+        ValueError: the baseline lacks an image or target.
+    """
+    resampling = resampling or Bootstrap()
+    ours, theirs = (table.set_index(list(keys)).sort_index() for table in (rows, baseline))
+    if len(alone := ours.index.difference(theirs.index)):
+        raise ValueError(
+            f"a ratio is of the same images and targets, but {len(alone)} of {len(ours)} rows have none of the "
+            f"baseline's {len(theirs)} beside them: give the baseline's stage all their images and targets"
+        )
+    theirs = theirs.loc[ours.index]
+    both = ours["success"].astype(bool) & theirs["success"].astype(bool)
+    a, b = (table.loc[both.to_numpy(), norm].to_numpy(float) for table in (ours, theirs))
+    if len(a) == 0 or b.mean() == 0:
+        return {"n": len(a), "value": None, "low": None, "high": None}
+    low, high = _ratio_interval(a, b, resampling)
+    return {"n": len(a), "value": float(a.mean() / b.mean()), "low": low, "high": high}
+
+
+def _ratio_interval(a: Any, b: Any, resampling: Bootstrap) -> tuple[float | None, float | None]:
+    """Percentile bootstrap of a ratio of means: resampled pairs, so that what they share falls out."""
+    if len(a) < 2:
+        return None, None
+
+    def ratio(one: Any, two: Any, axis: int = -1) -> Any:
+        return one.mean(axis) / two.mean(axis)
+
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # equal ratios everywhere: an interval of no width
+        found = bootstrap(
+            (a, b), ratio, paired=True, vectorized=True, n_resamples=resampling.resamples, method="percentile",
+            confidence_level=resampling.confidence, rng=np.random.default_rng(resampling.seed),
+        )  # fmt: skip
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def _ratio(cell: Cell, baseline: Cell, rows: Mapping[str, pd.DataFrame], ratio: Ratio) -> dict[str, Any]:
+    """The ratio of a cell as it keeps it, the paper's made of what it reports of both rows."""
+    ours, theirs = rows[cell.method], rows[baseline.method]
+    # Of all targets, or of one that is the same for both; the easiest and the hardest may differ between the two.
+    keys = ["index"] if cell.case in ("best", "worst") or ours["target"].isna().all() else ["index", "target"]
+    found = paired_ratio(ours, theirs, ratio.of, keys=keys)
+    reported = [one.reported.get(ratio.of) for one in (cell, baseline)]
+    paper = None if None in reported or not reported[1] else reported[0] / reported[1]
+    return {"row": ratio.row, "of": ratio.of, **found, "reported": paper}
+
+
+def _of_case(rows: pd.DataFrame, case: Case | None, norm: Norm | None, seed: int) -> pd.DataFrame:
+    return rows if case is None else select_case(rows, case, norm=norm or "l2", seed=seed)
