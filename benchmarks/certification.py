@@ -37,7 +37,8 @@ def main(counts: Sequence[int] = (1, 10, 100, 500, 1000), seconds: float = 8.0) 
     for device in devices():
         torch.manual_seed(0)
         victim = TimedVictim(CarliniWagnerCNN()).to(device)
-        costs = sweep(certification_job(victim, SHAPE), victim, SHAPE, counts=counts, seconds=seconds)
+        job = certification_job(victim, SHAPE)
+        costs = sweep([(job, images) for images in counts], victim, SHAPE, seconds=seconds)
         show(f"Certification: sigma .25, MNIST C&W victim, {device_name(device)}", costs)
 
 

@@ -1,7 +1,8 @@
 """Cost against its floor: the rate of a job that queries a victim, beside the victim's own rate in the same process.
 
-The floor is the best plain forward rate over batch sizes, at the same float32 precision, measured before and after the
-job; the better of the two counts, so that a machine that gets busy meanwhile does not flatter the job.
+The floor is the best plain rate over batch sizes, at the same float32 precision, measured before and after the job; the
+better of the two counts, so that a machine that gets busy meanwhile does not flatter the job. It is that of a forward,
+and for the images whose gradient was asked that of a forward with its backward.
 """
 
 import contextlib
@@ -9,7 +10,7 @@ import logging
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -38,6 +39,8 @@ Job = Callable[[int, int], None]
 class TimedVictim(nn.Module):
     """Counts the images that the network sees and the seconds that it takes; in place of the network as a victim.
 
+    A backward counts too: from the end of the forward until the images have their gradient.
+
     On a GPU the seconds are those of the device, between events, so that the job's overlap of host and device is kept.
     """
 
@@ -54,7 +57,7 @@ class TimedVictim(nn.Module):
 
     def reset(self) -> None:
         """Begin to count from zero."""
-        self.images, self._seconds = 0, 0.0
+        self.images, self.differentiated, self._seconds = 0, 0, 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     @property
@@ -66,17 +69,32 @@ class TimedVictim(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         self.images += len(images)
+        stop = self._clock(images)
+        scores = self.network(images)
+        stop()
+        if images.requires_grad:
+            self.differentiated += len(images)
+            stop_backward = self._clock(images)
+            images.register_hook(lambda _: stop_backward())
+        return scores
+
+    def _clock(self, images: Tensor) -> Callable[[], None]:
+        """Start a clock; the function that comes back stops it and adds what it shows."""
         if images.is_cuda:
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
-            scores = self.network(images)
-            end.record()
-            self._events.append((begin, end))
-            return scores
-        start = time.perf_counter()
-        scores = self.network(images)
-        self._seconds += time.perf_counter() - start
-        return scores
+
+            def stop() -> None:
+                end.record()
+                self._events.append((begin, end))
+
+        else:
+            start = time.perf_counter()
+
+            def stop() -> None:
+                self._seconds += time.perf_counter() - start
+
+        return stop
 
 
 @dataclass(frozen=True)
@@ -90,6 +108,7 @@ class Cost:
         inside: seconds of it inside the victim.
         floor: the victim's best plain rate, images a second.
         memory: bytes at the job's peak above what was held before it.
+        differentiated: those of the queries whose gradient was asked.
     """
 
     images: int
@@ -98,6 +117,7 @@ class Cost:
     inside: float
     floor: float
     memory: int
+    differentiated: int = 0
 
     @property
     def rate(self) -> float:
@@ -115,21 +135,26 @@ class Cost:
         return 1 - self.inside / self.seconds
 
 
-def floor_rate(network: nn.Module, shape: tuple[int, int, int], *, seconds: float = 0.3) -> tuple[float, int]:
-    """Measure the plain batched forward: (images a second, the batch size that reached it).
+def floor_rate(
+    network: nn.Module, shape: tuple[int, int, int], *, seconds: float = 0.3, gradient: bool = False
+) -> tuple[float, int]:
+    """Measure the plain batched forward, or forward and backward: (images a second, the batch size that reached it).
 
     Args:
         network: in eval mode.
         shape: (C, H, W).
         seconds: measured at least so long at each batch size.
+        gradient: with the gradient of a score at the images.
     """
     device = next(network.parameters()).device
     best = (0.0, 0)
-    with torch.no_grad(), exact_float32():
+    job = "torch.autograd.grad(network(images)[:, 0].sum(), images)" if gradient else "network(images)"
+    with torch.set_grad_enabled(gradient), exact_float32():
         for batch in BATCHES[device.type]:
-            images = torch.rand(batch, *shape, device=device)
+            images = torch.rand(batch, *shape, device=device, requires_grad=gradient)
+            names = {"torch": torch, "network": network, "images": images}
             # Timer takes one thread unless told; it waits for a GPU by itself.
-            timer = Timer("network(images)", globals=locals(), num_threads=torch.get_num_threads())
+            timer = Timer(job, globals=names, num_threads=torch.get_num_threads())
             best = max(best, (batch / timer.blocked_autorange(min_run_time=seconds).median, batch))
     return best
 
@@ -166,20 +191,43 @@ def measure(job: Job, victim: TimedVictim, images: int, queries: int, floor: flo
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     wall = time.perf_counter() - start
-    return Cost(images, victim.images, wall, victim.seconds, floor, peak(device) - held)
+    return Cost(images, victim.images, wall, victim.seconds, floor, peak(device) - held, victim.differentiated)
+
+
+def _floors(network: nn.Module, shape: tuple[int, int, int], gradient: bool) -> tuple[float, float]:
+    """Return the plain rates of a forward and, where it is wanted, of a forward with its backward."""
+    forward, _ = floor_rate(network, shape)
+    return forward, floor_rate(network, shape, gradient=True)[0] if gradient else forward
 
 
 def sweep(
-    job: Job, victim: TimedVictim, shape: tuple[int, int, int], *, counts: Sequence[int], seconds: float
+    jobs: Sequence[tuple[Job, int]],
+    victim: TimedVictim,
+    shape: tuple[int, int, int],
+    *,
+    seconds: float,
+    gradient: bool = False,
 ) -> list[Cost]:
-    """Run a job for several numbers of images, each for about ``seconds``, with a floor before and after each."""
-    before, _ = floor_rate(victim.network, shape)
-    job(min(10, max(counts)), 1000)  # the first call pays for lazy set-up
-    costs = []
-    for images in counts:
-        cost = measure(job, victim, images, round(seconds * before), before)
-        after, _ = floor_rate(victim.network, shape)
-        costs.append(Cost(images, cost.queries, cost.seconds, cost.inside, max(before, after), cost.memory))
+    """Run jobs, each for its number of images and about ``seconds``, with a floor before and after each.
+
+    Args:
+        jobs: (job, number of images).
+        victim: what the jobs ask.
+        shape: (C, H, W).
+        seconds: about how long a job is measured, by the floor before it.
+        gradient: whether the jobs ask gradients.
+    """
+    before = _floors(victim.network, shape, gradient)
+    costs, warm = [], set()
+    for job, images in jobs:
+        if job not in warm:
+            job(min(10, max(count for other, count in jobs if other is job)), 1000)  # pays for lazy set-up
+            warm.add(job)
+        cost = measure(job, victim, images, round(seconds * min(before)), before[0])
+        after = _floors(victim.network, shape, gradient)
+        forward, backward = (max(pair) for pair in zip(before, after, strict=True))
+        plain = (cost.queries - cost.differentiated) / forward + cost.differentiated / backward  # seconds
+        costs.append(replace(cost, floor=cost.queries / plain))
         before = after
     return costs
 
@@ -194,13 +242,16 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, threads: {torch.get_num_threads()}"
 
 
-def show(title: str, costs: Sequence[Cost]) -> None:
+def show(title: str, costs: Sequence[Cost], names: Sequence[str] | None = None) -> None:
     """Print costs as a table; "outside" is the share of time outside the victim, "MiB" the peak above what was held."""
     table = Table(title=title, title_justify="left")
+    if names is not None:
+        table.add_column("attack", overflow="fold")
     for column in ("images", "queries", "queries/s", "floor/s", "ratio", "outside", "MiB"):
         table.add_column(column, justify="right")
-    for cost in costs:
+    for row, cost in enumerate(costs):
         table.add_row(
+            *([] if names is None else [names[row]]),
             f"{cost.images:,}",
             f"{cost.queries:,}",
             f"{cost.rate:,.0f}",

@@ -73,6 +73,7 @@ def report_attack(
         "run": folder.name,
         "attack": repr(attack),
         "norm": attack.norm,
+        "distance": attack.distance_name,
         "budget": budget,
         "images": images,
         "recorded": rows["index"].nunique(),
@@ -126,7 +127,7 @@ def draw_attack(
     if pieces is not None:
         played = {name: pieces.distances(attacked_rows(table)) for name, table in lines.items()}
         if known := {name: (pieces.marks.numpy(), distances) for name, distances in played.items() if distances.size}:
-            figures["distortion_vs_queries"] = distortion_figure(known, norm=norm)
+            figures["distortion_vs_queries"] = distortion_figure(known, distance=attack.distance_name)
         if len(pieces.shown) and pieces.image.shape[1] in (1, 3):
             by_key = dict(zip(pieces.keys_of(rows), range(len(rows)), strict=True))
             told = rows.iloc[[by_key[key] for key in pieces.shown]]
@@ -135,7 +136,8 @@ def draw_attack(
                 pieces.adversarial,
                 pieces.label.tolist(),
                 pieces.predicted.tolist(),
-                told["queries_to_success"].tolist(),
+                # An attack that goes on after its first success shows what it found within all its queries.
+                told["queries_to_success" if attack.stop_at_success else "queries"].tolist(),
                 told[norm].tolist(),
                 norm=norm,
                 class_names=class_names,

@@ -29,6 +29,7 @@ from cli.parser import PARSER, ZerothParser
 from cli.processes import EndWhenTerminated, locked, tie_ranks
 from cli.victims import VictimOptions, build_victim, load_checkpoint
 from lightning_modules.classifier import check_fit
+from zeroth.attacks import Attack
 from zeroth.records.schema import Kind, RecordHeader, file_sha256
 
 # Ranks run free until they meet at the end; torch's 30 minutes would kill the rank that waits.
@@ -154,6 +155,7 @@ class EvaluationCLI(LightningCLI, ABC):
         victim = build_victim(self.victim_options, self.config.seed) if self.module is None else self.module
         network, classes = getattr(victim, "network", victim), getattr(victim, "num_classes", None)
         check_fit(network, self.config_init.data, classes)
+        check_surrogates(self.config_init.get("attack"), self.config_init.data)
         self.task = self.build_task(victim, self.config_init.data.num_classes)
         self.data = EvaluationData(
             self.config_init.data,
@@ -229,6 +231,15 @@ class EvaluationCLI(LightningCLI, ABC):
     @abstractmethod
     def run(self) -> None:
         """Do the job."""
+
+
+def check_surrogates(attack: Attack | None, data: LightningDataModule) -> None:
+    """Raise ValueError for models to craft on that take other images than the data's, or tell other classes."""
+    for number, surrogate in enumerate(getattr(attack, "surrogates", ())):
+        try:
+            check_fit(surrogate, data)
+        except ValueError as error:
+            raise ValueError(f"attack.surrogates[{number}]: {error}") from error
 
 
 class RecordsCLI(EvaluationCLI):

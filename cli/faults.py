@@ -25,6 +25,7 @@ CLASS_OPTIONS: dict[str, tuple[type, str]] = {
     "data": (LightningDataModule, "datamodules"),
     "model": (LightningModule, "lightning_modules"),
     "network": (nn.Module, "zeroth.networks"),
+    "surrogates": (nn.Module, "zeroth.networks"),
 }
 
 # Lines of jsonargparse's report of a failed union that say nothing to a user.
@@ -72,6 +73,8 @@ def explain(message: str, options: list[str]) -> str:
         return f"unknown option {found.group(1)}" + (
             f": did you mean {near[0]}?" if near else "; --help lists the options"
         )
+    if lacking := _lacking(message):
+        return lacking
     if found := re.search(r"the following arguments are required: (.*)", message):
         missing = [
             f"option --{name}" if f"--{name}" in options else name.upper() for name in found.group(1).split(", ")
@@ -91,10 +94,24 @@ def explain(message: str, options: list[str]) -> str:
     text = re.sub(r"Problem with given class_path '([\w.]+\.)?(\w+)':?", r"\2:", text)
     text = re.sub(r"[Ee]xpected a <class '(?:[\w.]+\.)?(\w+)'>", r"expected \1", text)
     text = re.sub(r"[Ee]xpected a typing.Literal\[(.*?)\]", r"expected one of \1", text)
+    nameless = f"name the class before its arguments, as in --{'.'.join(keys)} NAME"
+    text = re.sub(r"Expected an instantiatable class, but \S+ is abstract", nameless, text)
     text = re.sub(r"\.? Got value: ", ", got ", text)
     given = re.search(r"Given value: ([^\s{(]+)\s*$", message)
     got = f", got {given.group(1)}" if given and given.group(1) not in text else ""
     return text + got + _accepted(message, options)
+
+
+def _lacking(message: str) -> str | None:
+    """Say which arguments a class lacks, by their options where the class is an option's own; None where none does."""
+    before, found, missing = message.partition("the following arguments are required: ")
+    classes, keys = re.findall(r"given class_path '(?:[\w.]+\.)?(\w+)'", before), _KEY.findall(before)
+    if not (found and classes and keys):
+        return None
+    start = f"--{keys[0]}." if len(classes) == 1 else ""
+    names = [f"{start}{name}" for name in missing.splitlines()[0].split(", ")]
+    needed = f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} required"
+    return f"{keys[0]}: {classes[-1]}: {needed}; --{keys[0]}.help {classes[0]} tells more"
 
 
 def refused_key(message: str) -> str | None:

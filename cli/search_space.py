@@ -7,6 +7,7 @@ import difflib
 import inspect
 from argparse import ArgumentError
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -137,8 +138,9 @@ def build_attack(class_path: str, init_args: Mapping[str, Any]) -> Attack:
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Attack, "attack")
+    own = deepcopy(dict(init_args))  # parsing puts namespaces in the place of what lists hold
     try:
-        config = parser.parse_object({"attack": {"class_path": class_path, "init_args": dict(init_args)}})
+        config = parser.parse_object({"attack": {"class_path": class_path, "init_args": own}})
         attack: Attack = parser.instantiate(config).attack
     except (ArgumentError, ValueError) as error:
         raise ValueError(explain(str(error), [])) from error

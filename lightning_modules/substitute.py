@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_modules.classifier import Classifier
+from lightning_modules.classifier import Classifier, check_fit
 from lightning_modules.hyperparameters import describe
 from zeroth.oracles import ImageStreams, Journal, LabelOracle
 from zeroth.oracles.oracle import exact_float32
@@ -204,6 +204,7 @@ class Substitute(Classifier):
             raise ValueError("victim must be given to train a Substitute: it is asked for the labels")
         if not isinstance(getattr(self.trainer, "datamodule", None), SubstituteData):
             raise ValueError("fit a Substitute on its own set: trainer.fit(module, module.training_data(datamodule))")
+        check_fit(self._victim[0], self._data().data)
         if self.trainer.world_size > 1:
             raise ValueError(
                 f"a Substitute asks by one process, so that each label is asked once, got {self.trainer.world_size} "

@@ -55,6 +55,35 @@ ATTACK = {
         "attack: the file configs/attack/no.yaml does not exist",
     ),
     "no attack": ([], "option --attack is required"),
+    "no surrogates": (
+        ["--attack", "configs/attack/transfer.yaml"],
+        "attack: Transfer: --attack.surrogates is required; --attack.help Transfer tells more",
+    ),
+    "surrogate of other images": (
+        ["--attack", "Transfer", "--attack.surrogates", "[{class_path: CarliniWagnerCNN}]"],
+        "attack.surrogates[0]: Digits has image_shape (1, 8, 8), but CarliniWagnerCNN has (1, 28, 28): choose other",
+    ),
+    "surrogate of other classes": (
+        [
+            "--attack",
+            "Transfer",
+            "--attack.surrogates",
+            "[DigitsCNN, {class_path: VGG16BN, init_args: {num_classes: 7}}]",
+        ],
+        "attack.surrogates[1]: Digits has num_classes 10, but VGG16BN has 7",
+    ),
+    "inner attack without a class": (
+        ["--attack", "Transfer", "--attack.surrogates", "[DigitsCNN]", "--attack.attack.epsilon", "0.2"],
+        "attack: Transfer: attack: name the class before its arguments, as in --attack.attack NAME",
+    ),
+    "unknown surrogate": (
+        ["--attack", "Transfer", "--attack.surrogates", "[{class_path: DigitCNN}]"],
+        "surrogates: unknown class 'DigitCNN'; known are CIFARResNet, CarliniWagnerCNN,",
+    ),
+    "no checkpoint of a surrogate": (
+        ["--attack", "Transfer", "--attack.surrogates", "[CheckpointClassifier]"],
+        "attack: CheckpointClassifier: checkpoint is required; --attack.help Transfer tells more",
+    ),
     "unknown hyperparameter": (
         [*NGD, "--attack.stepsize", "1"],
         "Option 'stepsize' is not accepted; did you mean step? ZONGD takes epsilon,",

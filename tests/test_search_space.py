@@ -8,10 +8,11 @@ from optuna.distributions import FloatDistribution, IntDistribution
 
 import zeroth.attacks
 from cli import TuneCLI
-from cli.search_space import FOLDER, find_space, read_space
+from cli.search_space import FOLDER, build_attack, find_space, read_space
 from tests.runs import surrogates_for
 from tests.victims import Shrink
 from zeroth.attacks import NESPGD, ZONGD, RGESign
+from zeroth.networks import DigitsCNN
 
 SPACES = sorted(FOLDER.glob("*.yaml"))
 NGD = ("--attack", "configs/attack/zo_ngd.yaml", "--attack.epsilon", "0.3")
@@ -135,3 +136,10 @@ FAULTS = {
 @pytest.mark.parametrize(("words", "message"), FAULTS.values(), ids=FAULTS)
 def test_faulty_options(words, message, last_line):
     assert message in last_line(TuneCLI, *VICTIM, *words)
+
+
+def test_building_leaves_the_arguments_as_they_were():
+    given = {"surrogates": [{"class_path": "zeroth.networks.DigitsCNN", "init_args": {"width": 8}}]}
+    attack = build_attack("zeroth.attacks.Transfer", given | {"surrogate_budget": 7})
+    assert attack.surrogate_budget == 7 and type(attack.surrogates[0]) is DigitsCNN
+    assert given == {"surrogates": [{"class_path": "zeroth.networks.DigitsCNN", "init_args": {"width": 8}}]}

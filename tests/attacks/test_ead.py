@@ -136,6 +136,11 @@ def test_without_beta_it_is_carlini_and_wagners_problem():
     assert torch.allclose(ead.norms()["l2"], peer.distance, rtol=0.03)
 
 
+def test_distances_are_called_what_they_are():
+    assert [EAD(rule=rule).distance_name for rule in ("en", "l1")] == ["elastic-net", "l1"]
+    assert [CarliniWagner(beta=beta).distance_name for beta in (0.0, 0.1)] == ["l2", "elastic-net"]
+
+
 def test_the_rules_choose_by_what_they_say():
     options = {"beta": 0.02, "constant": 0.1, "searches": 6, "iterations": 100, "learning_rate": 0.02}
     en, l1 = (

@@ -128,6 +128,7 @@ def test_the_batch_changes_nothing(attack):
 def test_norm_and_radius_are_the_inner_attack_s():
     transfer = Transfer(surrogates=[BOX], attack=PGD(epsilon=0.3, norm="l2"))
     assert (transfer.norm, transfer.epsilon, transfer.kappa) == ("l2", 0.3, 0.0)
+    assert transfer.distance_name == transfer.attack.distance_name == "l2"
     result = transfer(LabelOracle(BOX), IMAGES, LABELS, budget=2, seed=0)
     assert result.success.any() and float(result.distance[result.success].max()) <= 0.3 + 1e-6
     rule = EAD(rule="en", beta=0.5)
@@ -163,6 +164,10 @@ def test_what_is_refused():
         Transfer(surrogates=[BOX])(GradientOracle(BOX), IMAGES, LABELS, budget=2, seed=0)
     for surrogates, message in (
         ([nn.Sequential(BOX, nn.Softmax(1))], "declared to return logits, but each row lies in"),
+        (
+            [BOX, random_linear(5, 15)],
+            r"surrogate Linear failed on 6 images of shape \(1, 4, 4\), those of the box: ",
+        ),
         ([BOX, random_linear(4, 16)], r"returned scores of shape \(6, 4\), expected \(6, 5\)"),
     ):
         with pytest.raises(VictimError, match=message):

@@ -98,6 +98,7 @@ def measure(descent, y):
     descent.y[rows] = y
     point = to_pixels(descent.position(rows, space), descent.attack.variable).float().reshape(1, 1, *SHAPE)
     descent.value[rows] = descent.hinge(descent.trial.query(point, rows), rows)[:, 0]
+    descent.search.iteration[rows] = 1  # as after an iterate
     coordinates = torch.arange(space.size).unsqueeze(0)
     answers = descent.trial.query(descent.probes(rows, space, coordinates), rows, 2 * space.size)
     return descent.derivatives(rows, space, coordinates, descent.hinge(answers, rows).unflatten(1, (-1, 2)))
@@ -150,6 +151,17 @@ def test_pixels_at_the_ends_of_the_box_have_their_slope_from_one_side():
     gradient, curvature = measure(descent, torch.zeros(1, math.prod(SHAPE)))
     wanted, _ = exact(descent, net, torch.zeros(1, math.prod(SHAPE)))
     assert torch.allclose(gradient, wanted, atol=2e-3) and torch.equal(curvature, torch.full_like(curvature, 2))
+
+
+def test_the_first_curvature_in_tanh_space_is_that_of_the_distortion():
+    """The clean image and x(y = 0) differ by float32's last digits, which h = 1e-4 would make a curvature of -1,000."""
+    net, zero = random_linear(2, math.prod(SHAPE)), torch.zeros(1, dtype=torch.int64)
+    image = torch.rand(1, *SHAPE, generator=torch.Generator().manual_seed(1)).round() * 0.6 + 0.4  # .4 and 1
+    descent = halted(net, image, variable="tanh", h=1e-4)
+    space, coordinates = descent.spaces[0], torch.arange(math.prod(SHAPE)).unsqueeze(0)
+    answers = descent.trial.query(descent.probes(zero, space, coordinates), zero, 2 * space.size)
+    _, curvature = descent.derivatives(zero, space, coordinates, descent.hinge(answers, zero).unflatten(1, (-1, 2)))
+    assert torch.allclose(curvature, 2 * ((1 - (2 * image.double() - 1) ** 2) / 2).flatten(1) ** 2, atol=1e-5)
 
 
 def test_adam_against_a_slow_reference():

@@ -1,12 +1,14 @@
 """Curves, examples and adversarial images survive batch by batch and merge to what one batch gives."""
 
 import io
+import json
 
 import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from callbacks import attack_report
 from callbacks.pieces import MARKS, NO_TARGET, load_pieces, query_marks, save_piece
 from callbacks.progress import EvaluationProgress
 from callbacks.tasks import choose_targets
@@ -15,6 +17,7 @@ from tests.runs import QUIET, counted, run
 from tests.victims import random_linear
 from zeroth.attacks import NESPGD
 from zeroth.oracles import ScoreOracle
+from zeroth.records import merge_records
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +111,20 @@ def test_save_adversarial_keeps_every_image(tmp_path):
     kept = [load_file(path) for path in sorted((cli.folder / "adversarial").iterdir())]
     assert [piece["index"].tolist() for piece in kept] == cli.data.batches
     assert all(piece["adversarial"].shape[1:] == (1, 8, 8) for piece in kept)
+
+
+@pytest.mark.parametrize("attack", ["CarliniWagner", "NESPGD"])
+def test_an_example_tells_the_queries_it_was_found_within(attack, tmp_path, monkeypatch):
+    """Of an attack that goes on after its first success the nearest image is shown, and no first success led to it."""
+    told = []
+    draw = attack_report.adversarial_figure
+    monkeypatch.setattr(
+        attack_report, "adversarial_figure", lambda *given, **how: told.append(given) or draw(*given, **how)
+    )
+    cli = run(AttackCLI, *counted(tmp_path / "log"), "--attack", attack, "--budget", "40", "--images.count", "4")
+    rows = merge_records(cli.folder)
+    rows = rows[rows["success"]]
+    column = "queries" if attack == "CarliniWagner" else "queries_to_success"
+    assert len(rows) and told[0][4] == rows[column].tolist()
+    report = json.loads((cli.folder / "report.json").read_text())
+    assert report["distance"] == report["norm"] == {"CarliniWagner": "l2", "NESPGD": "linf"}[attack]

@@ -17,7 +17,7 @@ from lightning_modules import Substitute
 from lightning_modules.substitute import augment
 from tests.runs import ROOT, Counted, asked, digits_checkpoint, run, start
 from tests.victims import Linear, Logging, random_linear
-from zeroth.networks import CheckpointClassifier, DigitsCNN
+from zeroth.networks import CarliniWagnerCNN, CheckpointClassifier, DigitsCNN
 
 QUIET = {
     "logger": False,
@@ -126,6 +126,7 @@ def test_the_victim_is_in_no_checkpoint_and_gets_no_gradient(tmp_path):
         ({"lambda_": 0.0}, r"lambda_ must be > 0 in \[0, 1\] pixels, got 0.0"),
         ({"seeds": 200}, "seeds=200 leaves no images to validate by: the validation split of Digits has 200"),
         ({"epochs": 2}, r"max_epochs must be at least \(doublings \+ 1\) \* epochs_per_round = 3, .* got 2"),
+        ({"victim": CarliniWagnerCNN()}, r"Digits has image_shape \(1, 8, 8\), but CarliniWagnerCNN has \(1, 28, 28\)"),
         ({"victim": random_linear(12, 64, seed=3)}, "answered label 1[01], but the network has 10 classes"),
     ],
 )

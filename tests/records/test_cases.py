@@ -85,6 +85,15 @@ def test_an_image_is_won_in_the_worst_case_only_if_all_its_pairs_are():
         assert select_case(attacks(near, far), "best", norm=norm, seed=0)["target"].tolist() == [target]
 
 
+def test_of_pairs_on_a_balls_surface_queries_tell_the_difficult():
+    pairs = [
+        found(0, queries, label=0, target=target, predicted=target, l2=0.4 - rounding)
+        for target, rounding, queries in ((1, 0.0, 7), (2, 3e-8, 9), (3, 6e-8, 8), (4, 9e-8, 7))
+    ]
+    told = {case: select_case(attacks(*pairs), case, norm="l2", seed=0)["target"].item() for case in CASES}
+    assert (told["best"], told["worst"]) == (1, 2)
+
+
 def test_the_drawn_target_is_a_wrong_class_and_keeps_its_draw():
     drawn = [random_target(4, index, num_classes=10, seed=0) for index in range(300)]
     assert set(drawn) == set(range(10)) - {4}

@@ -105,13 +105,16 @@ def test_success_ends_at_the_most_that_was_spent():
 
 def test_distortion_is_the_median_with_quartiles():
     distances = np.array([[1.0, 2, 3, 4, 5], [0.5, 1, 1.5, 2, 2.5]])
-    figure = distortion_figure({"a": ([400, 100], distances[::-1])}, norm="l2")
+    figure = distortion_figure({"a": ([400, 100], distances[::-1])}, distance="l2")
     assert line(figure)[:2] == ([100, 400], [3, 1.5])
+    assert figure.axes[0].get_xlim() == (50, 400)
     edges = band(figure)
     assert edges[100] == (2, 4)
     assert edges[400] == (1, 2)
     assert legend(figure) == ["a (n = 5)"]
     assert "ell_2" in figure.axes[0].get_ylabel()
+    own = distortion_figure({"a": ([400, 100], distances)}, distance="elastic-net")
+    assert own.axes[0].get_ylabel().startswith("elastic-net distance")
 
 
 def test_an_image_without_a_point_is_at_infinity():
@@ -120,6 +123,7 @@ def test_an_image_without_a_point_is_at_infinity():
     figure = distortion_figure({"a": ([1, 2, 4, 8], distances)})
     x, y, _ = line(figure)
     assert x == [1, 2, 4, 8]
+    assert figure.axes[0].get_xlim() == (1, 8)  # a quartile is known from 2 on
     assert np.isnan(y[:2]).all()
     assert y[2:] == [3, 3]
     top = figure.axes[0].get_ylim()[1]

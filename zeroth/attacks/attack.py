@@ -62,6 +62,11 @@ class Attack(ABC):
         """Size of perturbations (N, C, H, W): (N,), in [0, 1] pixels; the norm unless an attack has its own."""
         return distance(delta, self.norm)
 
+    @property
+    def distance_name(self) -> str:
+        """What :meth:`distance` is called in reports and pictures: the norm, or the words of an attack with its own."""
+        return self.norm
+
     def __call__(
         self,
         oracle: Oracle,

@@ -92,12 +92,19 @@ class Trial:
         return self.budget[rows] - self.ledger.queries[rows]
 
     def keep(self, rows: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Drop the rows that left play, from ``rows`` and from every tensor with one entry a row."""
-        kept = self.playing[rows]
+        """Drop the rows that left play, from ``rows`` and from every tensor with one entry a row.
+
+        The tensors themselves come back where none left: copies of all that an attack keeps cost as much as it does.
+        """
+        kept = self.playing[rows].nonzero().flatten()
+        if len(kept) == len(rows):
+            return rows, *tensors
         return rows[kept], *(tensor[kept] for tensor in tensors)
 
     def retire(self, rows: Tensor, reason: str) -> None:
         """Take rows out of play for a reason that is reported; rows already out keep theirs."""
+        if len(rows) == 0:
+            return
         for row in rows[self.playing[rows]].tolist():
             self.reasons[row] = reason
             self.seconds[row] = time.perf_counter() - self._opened
@@ -165,9 +172,11 @@ class Trial:
         answers: Tensor | None = None
         for part in self._groups(torch.full_like(asked, width) if lazy else asked):
             mask = torch.arange(width, device=rows.device) < asked[part].unsqueeze(1)
-            if not bool(mask.any()):
+            total = int(mask.sum())
+            if total == 0:
                 continue
-            flat = self.oracle.prepare(make(part)[:, :width][mask])
+            made = make(part)[:, :width]
+            flat = self.oracle.prepare(made.flatten(0, 1) if total == mask.numel() else made[mask])
             got = torch.cat(
                 [self.oracle.ask(batch, self.journal) for batch in flat.split(self.oracle.batch_size(flat))]
             )
@@ -202,15 +211,18 @@ class Trial:
         if not isinstance(self.oracle, GradientOracle):
             raise ValueError(f"gradients need a GradientOracle, got {type(self.oracle).__name__}")
         asked = self._afford(rows, torch.ones_like(rows)) > 0
-        gradients = torch.full_like(points, torch.nan, dtype=torch.float32, device=self.images.device)
-        if not bool(asked.any()):
-            return self._blank(len(rows), 1, None)[:, 0], gradients
-        theirs = rows[asked]
-        flat = self.oracle.prepare(points[asked])
-        got, gradients[asked] = self.oracle.differentiate(flat, lambda log_p, part: objective(log_p, theirs[part]))
+        theirs, flat = self.keep(rows, points)  # who could not be asked has left play
+        got: Tensor | None = None
+        if len(theirs):
+            flat = self.oracle.prepare(flat)
+            got, slopes = self.oracle.differentiate(flat, lambda log_p, part: objective(log_p, theirs[part]))
+            self._enter(theirs, torch.ones(len(theirs), 1, dtype=torch.bool, device=rows.device), flat, got, look)
+            if len(theirs) == len(rows):
+                return got, slopes
         answers = self._blank(len(rows), 1, got)[:, 0]
-        answers[asked] = got
-        self._enter(theirs, torch.ones(len(theirs), 1, dtype=torch.bool, device=rows.device), flat, got, look)
+        gradients = torch.full_like(points, torch.nan, dtype=torch.float32, device=self.images.device)
+        if got is not None:
+            answers[asked], gradients[asked] = got, slopes
         return answers, gradients
 
     def _first_margin(self, log_probabilities: Tensor, rows: Tensor) -> Tensor:

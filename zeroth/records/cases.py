@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from zeroth.records.summary import OUT_OF_PLAY, Norm
+from zeroth.records.summary import OUT_OF_PLAY, ROUNDING, Norm
 
 Case = Literal["best", "average", "worst"]
 CASES: tuple[Case, ...] = get_args(Case)
@@ -23,9 +23,10 @@ def random_target(label: int, index: int, *, num_classes: int, seed: int) -> int
 def select_case(rows: pd.DataFrame, case: Case, *, norm: Norm, seed: int) -> pd.DataFrame:
     """Choose the row of each image that a case is about, from the rows of a run with ``targeted: all``.
 
-    A pair of an image and a target is the more difficult the larger its distance; one that was not won is more
-    difficult than any that was. ``best`` takes the least difficult pair, so that an image is won if any pair is;
-    ``worst`` the most difficult, so that it is won only if all are; of equally difficult pairs the lower target.
+    A pair of an image and a target is the more difficult the larger its distance and, where attacks inside a ball give
+    all the same one, the more queries its success took; one that was not won is more difficult than any that was.
+    ``best`` takes the least difficult pair, so that an image is won if any pair is; ``worst`` the most difficult, so
+    that it is won only if all are; of equally difficult pairs the lower target.
     ``average`` takes the target that a run with ``targeted: random`` and the same seed would have.
 
     A pair whose target the victim answers already is out of play and is chosen only where the image has no other, or
@@ -61,9 +62,12 @@ def select_case(rows: pd.DataFrame, case: Case, *, norm: Norm, seed: int) -> pd.
         chosen = whole[whole["target"] == drawn].sort_values("index")
     else:
         aside = whole["fail_reason"].isin(OUT_OF_PLAY).astype(int).mask(whole["predicted"] < 0, -1)
-        difficulty = whole[norm].astype(float).where(whole["success"], np.inf)
-        order = whole.assign(aside=aside, difficulty=difficulty).sort_values(
-            ["index", "aside", "difficulty", "target"], ascending=[True, True, case == "best", True]
+        # Whole roundings: distances on a ball's surface differ in the last digits of float32 alone.
+        difficulty = (whole[norm].astype(float) / ROUNDING).round().where(whole["success"], np.inf)
+        effort = whole["queries_to_success"].astype(float).where(whole["success"], np.inf)
+        order = whole.assign(aside=aside, difficulty=difficulty, effort=effort).sort_values(
+            ["index", "aside", "difficulty", "effort", "target"],
+            ascending=[True, True, case == "best", case == "best", True],
         )
         chosen = order.drop_duplicates("index")[rows.columns]
     return chosen.reset_index(drop=True)

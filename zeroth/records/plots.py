@@ -56,10 +56,10 @@ def success_figure(runs: Mapping[str, pd.DataFrame], *, budget: int | None = Non
         axes.step([1, *first, end], [0, *share, last], where="post", label=label, **style)
     _query_axis(axes, _round_below(earliest) if earliest < end else 1, end)
     share_axis(axes)
-    return finish(figure, axes, "lower right")
+    return finish(figure, axes, "best")
 
 
-def distortion_figure(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, norm: Norm = "l2") -> Figure:
+def distortion_figure(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, distance: str = "l2") -> Figure:
     """Median distance against queries, with the quartiles as a band.
 
     An image without an adversarial image yet is at infinite distance: the median starts where half of the images
@@ -68,12 +68,13 @@ def distortion_figure(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, norm
     Args:
         curves: run name -> (marks (M,), distances (M, B)), as ``AttackResult.best_distance_at`` gives them, inf where
             nothing was found yet. Leave out images that were not attacked.
-        norm: norm of the distances.
+        distance: what the distances are, a norm or words ("elastic-net").
 
     Raises:
         ValueError: shapes that do not fit.
     """
-    figure, axes = new_axes("queries per image", f"{NORM_NAMES[norm]} distance, median and quartiles")
+    name = NORM_NAMES.get(distance, distance)
+    figure, axes = new_axes("queries per image", f"{name} distance, median and quartiles")
     spread = {name: _quartiles(name, *curve) for name, curve in curves.items()}
     finite = [q[np.isfinite(q)].max(initial=0) for _, q in spread.values()]
     top = 1.05 * max(finite, default=0) or 1.0
@@ -84,8 +85,11 @@ def distortion_figure(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, norm
         # Where the upper quartile is still infinite the band runs out of the picture.
         high = np.where(np.isnan(high) & ~np.isnan(low), 2 * top, high)
         axes.fill_between(marks, low, high, color=style["color"], alpha=0.18, linewidth=0)
-    marks_of_all = np.concatenate([marks for marks, _ in spread.values()]) if spread else np.array([1.0])
-    _query_axis(axes, marks_of_all.min(), marks_of_all.max())
+    end = max([float(marks.max()) for marks, _ in spread.values()], default=1.0)
+    # From the first mark where a quartile is known: before it there is nothing to see.
+    known = [marks[np.isfinite(quartiles).any(0)].min(initial=end) for marks, quartiles in spread.values()]
+    earliest = min(known, default=end)
+    _query_axis(axes, _round_below(earliest) if earliest < end else 1, end)
     axes.set_ylim(0, top)
     return finish(figure, axes, "best")
 
@@ -152,7 +156,7 @@ def robust_accuracy_figure(
         axes.fill_between(grid, low, high, step="post", color=style["color"], alpha=0.18, linewidth=0)
     axes.set_xlim(min(grid), max(grid) if max(grid) > min(grid) else min(grid) + 1)
     share_axis(axes)
-    return finish(figure, axes, "lower left")
+    return finish(figure, axes, "best")
 
 
 def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150, metadata: dict[str, str] | None = None) -> None:
@@ -263,7 +267,7 @@ def share_axis(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
-def finish(figure: Figure, axes: Axes, place: Literal["upper right", "lower right", "lower left", "best"]) -> Figure:
+def finish(figure: Figure, axes: Axes, place: Literal["upper right", "best"]) -> Figure:
     """Add the legend: in a corner that the curves leave free, or beside the axes where it would be too long for one."""
     if not (labels := axes.get_legend_handles_labels()[1]):
         return figure

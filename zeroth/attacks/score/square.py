@@ -15,6 +15,8 @@ from zeroth.attacks.attack import Attack
 from zeroth.attacks.score.losses import Loss, check_loss, loss_values
 from zeroth.oracles import Oracle, ScoreOracle, Trial
 
+# Iterations whose squares are drawn at once: each image has a stream of its own, and to ask all of them takes time.
+AHEAD = 32
 # The iterations after which p is halved, of a schedule of 10,000 (section "Square Size Selection").
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 SCHEDULE = 10_000
@@ -144,11 +146,18 @@ class Square(Attack):
         delta = torch.zeros_like(images)
         # Anything is better than the clean image: the start is taken whatever its loss.
         best = images.new_full((len(images),), torch.inf)
+        # Five numbers place and turn the squares (two and one suffice for l_inf); the others are the signs.
+        draws = images.new_empty(len(images), AHEAD, 5 + images.shape[1])
         for iteration in itertools.count(-1):
             rows = trial.active
             if len(rows) == 0:
                 return
-            proposed = self._start(trial, rows) if iteration < 0 else self._propose(trial, rows, delta[rows], iteration)
+            if iteration < 0:
+                proposed = self._start(trial, rows)
+            else:
+                if iteration % AHEAD == 0:
+                    draws[rows] = trial.streams.rand(rows, (*draws.shape[1:],))
+                proposed = self._propose(trial, rows, delta[rows], draws[rows, iteration % AHEAD], iteration)
             answers = trial.query((images[rows] + proposed).unsqueeze(1), rows)[:, 0]
             rows, answers, proposed = trial.keep(rows, answers, proposed)
             values = loss_values(trial, answers, rows, self.loss)
@@ -177,18 +186,17 @@ class Square(Attack):
         spread = F.pad(grid, (left, width - across * side - left, top, height - down * side - top))
         return self._bounded(trial, rows, spread)
 
-    def _propose(self, trial: Trial, rows: Tensor, delta: Tensor, iteration: int) -> Tensor:
+    def _propose(self, trial: Trial, rows: Tensor, delta: Tensor, uniform: Tensor, iteration: int) -> Tensor:
         """Return perturbations (n, C, H, W) that differ from ``delta`` in a square of each image."""
         channels, height, width = delta.shape[1:]
         side = self.side(iteration, height, width)
-        # Five numbers place and turn the squares (two and one suffice for l_inf); the others are the signs.
-        uniform = trial.streams.rand(rows, (5 + channels,))
         first = window(uniform[:, 0], uniform[:, 1], side, height, width)
         signs = _signs(uniform[:, 5:])[:, :, None, None]
         if self.norm == "linf":
             square = self.epsilon * signs
-            same = ((delta == square) | ~first).flatten(1).all(1)[:, None, None, None]
-            return torch.where(first, torch.where(same, -square, square), delta)
+            proposed = torch.where(first, square, delta)
+            same = (proposed == delta).flatten(1).all(1)[:, None, None, None]
+            return torch.where(same & first, -square, proposed)
         second = window(uniform[:, 2], uniform[:, 3], side, height, width)
         inside = _norm(delta * first, (2, 3))
         turn = uniform[:, 4, None, None] < 0.5

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from zeroth.attacks.attack import Attack
 from zeroth.attacks.whitebox.carlini_wagner import CarliniWagner
-from zeroth.oracles import GradientOracle, LabelOracle, Oracle, Trial
-from zeroth.oracles.scores import check_declared, check_scores, to_log_probabilities
+from zeroth.oracles import GradientOracle, LabelOracle, Oracle, Trial, VictimError
+from zeroth.oracles.scores import check_declared, check_scores, name_of, to_log_probabilities
 
 
 class MeanOfSoftmax(nn.Module):
@@ -34,12 +34,25 @@ class MeanOfSoftmax(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         parts: list[Tensor] = []
         for member in self.members:
-            scores = check_scores(member(images), len(images), parts[0].shape[1] if parts else None, member)
+            scores = check_scores(_answer(member, images), len(images), parts[0].shape[1] if parts else None, member)
             if not self._declared:
                 check_declared(scores.detach(), "logits", member)
             parts.append(to_log_probabilities(scores, "logits"))
         self._declared = True
         return torch.stack(parts).logsumexp(0) - math.log(len(parts))
+
+
+def _answer(member: nn.Module, images: Tensor) -> Tensor:
+    """Ask a surrogate, whose failure tells its own name and not the ensemble's."""
+    try:
+        return member(images)
+    except (torch.OutOfMemoryError, VictimError):  # these tell what to do themselves
+        raise
+    except RuntimeError as error:
+        raise VictimError(
+            f"surrogate {name_of(member)} failed on {len(images)} images of shape {tuple(images.shape[1:])}, those of "
+            f"the box: {error}; give surrogates for such images"
+        ) from error
 
 
 class Transfer(Attack):
@@ -49,7 +62,8 @@ class Transfer(Attack):
     costs nothing of the budget; ``surrogate_queries`` tells it. Norm, distance, radius and
     kappa are the inner attack's: the surer the surrogates, the likelier the box follows. An image for which the inner
     attack finds nothing within ``surrogate_budget`` is not asked and ends as "not crafted", among them those that the
-    surrogates get wrong as they are; one that was asked and does not fool the box ends as "not transferred".
+    surrogates get wrong as they are; one that was asked and does not fool the box ends as "not transferred", or as
+    "budget" where that was its last query.
 
     Args:
         surrogates: modules, images in [0, 1] -> logits, which are put into eval mode; several are attacked as the mean
@@ -88,6 +102,11 @@ class Transfer(Attack):
     def distance(self, delta: Tensor) -> Tensor:
         """Return the inner attack's distance of perturbations (N, C, H, W): (N,)."""
         return self.attack.distance(delta)
+
+    @property
+    def distance_name(self) -> str:
+        """The inner attack's."""
+        return self.attack.distance_name
 
     def run(self, trial: Trial) -> None:
         """See :class:`Attack`."""

@@ -71,6 +71,11 @@ class CarliniWagner(Attack):
         """Return l_2 of perturbations, with beta what is made small: (N, C, H, W) -> (N,)."""
         return elastic_net(delta, self.beta) if self.beta else distance(delta, "l2")
 
+    @property
+    def distance_name(self) -> str:
+        """What is made small."""
+        return "elastic-net" if self.beta else "l2"
+
     def run(self, trial: Trial) -> None:
         """See :class:`Attack`."""
         clean, start = trial.images, margin_gradient(trial)
@@ -84,7 +89,9 @@ class CarliniWagner(Attack):
         )
         # tanh in float64: in float32 its last digit depends on the batch, and the hinge makes much of a last digit.
         origin = torch.atanh((2 * clean.double() - 1) * INSIDE).float()
+        level = origin.double().tanh()
         w, gradient = origin.clone(), start.clone()  # where each row stands, and the gradient of its hinge there
+        tanh = level.clone()  # of w; the dearest step outside the victim, so it is not taken twice
         first, second = torch.zeros_like(w), torch.zeros_like(w)  # Adam's moments
 
         def hinge(log_probabilities: Tensor, rows: Tensor) -> Tensor:
@@ -92,20 +99,21 @@ class CarliniWagner(Attack):
 
         while len(rows := trial.active):
             constant = search.constant[rows]
-            bent = w[rows].double().tanh()
+            bent = tanh[rows]
             moved = (1 + bent) / 2 - clean[rows]
             slope = 2 * moved + self.beta * moved.sign() + constant.reshape(-1, 1, 1, 1) * gradient[rows]
             slope = (slope * (1 - bent.square()) / 2).float()  # the chain rule through x(w)
             step = (search.iteration[rows] + 1).double().reshape(-1, 1, 1, 1)
-            first[rows] = BETA1 * first[rows] + (1 - BETA1) * slope
-            second[rows] = BETA2 * second[rows] + (1 - BETA2) * slope.square()
-            mean = first[rows] / (1 - BETA1**step).float()
-            scale = (second[rows] / (1 - BETA2**step).float()).sqrt()
-            w[rows] -= self.learning_rate * mean / (scale + ADAM_EPSILON)
-            points = ((1 + w[rows].double().tanh()) / 2).float()
+            mean = first[rows] = BETA1 * first[rows] + (1 - BETA1) * slope
+            spread = second[rows] = BETA2 * second[rows] + (1 - BETA2) * slope.square()
+            scale = (spread / (1 - BETA2**step).float()).sqrt()
+            w[rows] -= self.learning_rate * (mean / (1 - BETA1**step).float()) / (scale + ADAM_EPSILON)
+            bent = tanh[rows] = w[rows].double().tanh()
+            points = ((1 + bent) / 2).float()
             answers, gradient[rows] = trial.gradient(points, rows, hinge)
             rows, constant, points, answers = trial.keep(rows, constant, points, answers)
             losses = elastic_net(points - clean[rows], self.beta) + constant * hinge(answers, rows)
             over = search.enter(rows, losses, trial.goal.met(answers, rows))
-            w[over], gradient[over], first[over], second[over] = origin[over], start[over], 0, 0
+            w[over], tanh[over], gradient[over] = origin[over], level[over], start[over]
+            first[over], second[over] = 0, 0
             trial.retire(rows[search.spent(rows)], "searches")

@@ -103,6 +103,11 @@ class EAD(Attack):
         """Return what the rule makes small: (N, C, H, W) -> (N,)."""
         return elastic_net(delta, self.beta) if self.rule == "en" else distance(delta, "l1")
 
+    @property
+    def distance_name(self) -> str:
+        """The rule's."""
+        return "elastic-net" if self.rule == "en" else "l1"
+
     def run(self, trial: Trial) -> None:
         """See :class:`Attack`."""
         clean, start = trial.images, margin_gradient(trial)
