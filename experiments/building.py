@@ -16,6 +16,7 @@ from experiments.cells import (
     machine_paths,
     tuned_settings,
     tuning_told,
+    victim_named,
 )
 from experiments.examples import copy_examples
 from experiments.experiment import Experiment, Job, Row, Stage
@@ -57,7 +58,7 @@ def build_cell(experiment: Experiment, plan: Plan, row: Row, folder: Path) -> Ce
     )
     if kind != "study" and count < (asked := origin.images["count"] or _report(run, row.stage)["images"]):
         raise ValueError(f"stage {row.stage} has {count} of {asked} rows in {run}: {_again(run)}")
-    victim = planned[str(stage.victim)]
+    victim = None if stage.victim is None else planned[stage.victim]
     _require_victim(victim, row.stage, origin.checkpoint_sha256, run)
     path, tuning = stage.options.get(stage.job), None
     if stage.tuned is not None:
@@ -70,7 +71,7 @@ def build_cell(experiment: Experiment, plan: Plan, row: Row, folder: Path) -> Ce
         experiment=plan.experiment,
         scale=plan.scale,
         dataset=experiment.dataset[plan.scale],
-        subject=_subject(victim, experiment.stages[victim.name], origin.checkpoint_sha256),
+        subject=_subject(experiment, victim, origin),
         method=row.method,
         stage=row.stage,
         kind=kind,
@@ -113,8 +114,10 @@ def _report(run: Path, stage: str) -> dict[str, Any]:
     return _told(run / REPORT, stage, run)
 
 
-def _require_victim(victim: PlannedStage, stage: str, sha256: str | None, run: Path) -> None:
-    """Refuse a run whose victim is not, or no longer, the best checkpoint of its train stage."""
+def _require_victim(victim: PlannedStage | None, stage: str, sha256: str | None, run: Path) -> None:
+    """Refuse a run whose victim is not, or no longer, the best checkpoint of its train stage, if it has one."""
+    if victim is None:  # named by options, which the hash of the run's folder covers
+        return
     best = ROOT / victim.folder / BEST
     if (now := file_sha256(_must(best, victim.name, ROOT / victim.folder))) != sha256:
         raise ValueError(
@@ -124,7 +127,7 @@ def _require_victim(victim: PlannedStage, stage: str, sha256: str | None, run: P
 
 
 def _require_tuned(
-    tune: PlannedStage, victim: PlannedStage, name: str, stage: Stage, origin: Origin, run: Path
+    tune: PlannedStage, victim: PlannedStage | None, name: str, stage: Stage, origin: Origin, run: Path
 ) -> None:
     """Refuse a run of another attack than its tuning found, and a tuning on another checkpoint."""
     folder = ROOT / tune.folder
@@ -171,16 +174,18 @@ def _refuse_machine_paths(told: Any, stage: str) -> None:
         )
 
 
-def _subject(victim: PlannedStage, stage: Stage, sha256: str | None) -> dict[str, Any]:
+def _subject(experiment: Experiment, victim: PlannedStage | None, origin: Origin) -> dict[str, Any]:
     """Name the victim by its config and what is changed of it, with the accuracy of its last test."""
-    accuracy = None
+    accuracy, sha256 = None, origin.checkpoint_sha256
+    if victim is None:
+        return {"name": victim_named(origin.settings), "accuracy": None, "checkpoint_sha256": sha256}
     for log in sorted(
         (ROOT / victim.folder).glob("csv/version_*/metrics.csv"), key=lambda path: int(path.parent.name[8:])
     ):
         table = pd.read_csv(log)
         if "test_accuracy" in table and len(found := table["test_accuracy"].dropna()):
             accuracy = float(found.iloc[-1])
-    changed = {key: value for key, value in stage.options.items() if key != "config"}
+    changed = {key: value for key, value in experiment.stages[victim.name].options.items() if key != "config"}
     name = victim.folder.name.removesuffix(f"-{victim.hash[:8]}")
     name += "".join(f", {key} {value}" for key, value in changed.items())
     return {"name": name, "accuracy": accuracy, "checkpoint_sha256": sha256}

@@ -32,7 +32,7 @@ class Cell:
         scale: scale of the experiment.
         dataset: as the experiment names it.
         subject: the victim: ``name``, ``accuracy`` (a fraction of the test split, None where nobody measured it) and
-            ``checkpoint_sha256``.
+            ``checkpoint_sha256``, None of published or random weights, which the name tells.
         method: what the line is called.
         stage: the run that it reports.
         kind: what was done.
@@ -184,6 +184,27 @@ class Origin:
 def method_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Pick the settings of the method from all that decide the rows, by dotted key."""
     return {key: value for key, value in settings.items() if key.partition(".")[0] not in _TOLD_ELSEWHERE}
+
+
+def victim_named(settings: Mapping[str, Any]) -> str | None:
+    """Name a victim that no stage trained, with all that it was made of: "inception_v3 (weights DEFAULT)".
+
+    Args:
+        settings: all that decide the rows, by dotted key.
+
+    Returns:
+        None for the victim of a checkpoint.
+    """
+    name = settings.get("victim.name")
+    if name is None:
+        return None
+    start = "victim.init_args."
+    made = [f"{key.removeprefix(start)} {value}" for key, value in settings.items() if key.startswith(start)]
+    if (weights := settings.get("victim.weights")) is not None:
+        made.append(f"weights {weights}")
+    elif "." not in name and "victim.state_dict_sha256" not in settings:
+        made.append("random weights")  # a class of one's own may bring weights itself
+    return class_name(name) + (f" ({', '.join(made)})" if made else "")
 
 
 def by_option(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from experiments.cells import (
     tuned_settings,
     tuning_told,
     unlike_victims,
+    victim_named,
 )
 from experiments.measuring import measure
 from experiments.page import PAGE_FILE, Page, fill_blocks, read_page
@@ -141,7 +142,11 @@ def _told_by(origin: Origin, page: Page, cell: Cell) -> dict[str, Any]:
         "kind": page.kind,
         "dataset": _dataset(origin, cell),
         "seed": origin.seed,
-        "subject": {**cell.subject, "checkpoint_sha256": origin.checkpoint_sha256},
+        "subject": {
+            **cell.subject,
+            "name": victim_named(origin.settings) or cell.subject["name"],
+            "checkpoint_sha256": origin.checkpoint_sha256,
+        },
         "config": {**cell.config, "hash": origin.config_hash, "settings": origin.method},
         "norm": _norm(origin, cell) if cell.kind == "attack" else None,
     }

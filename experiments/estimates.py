@@ -28,7 +28,7 @@ class Estimate:
     at_most: bool = False
 
 
-def estimate(job: Job, config: Mapping[str, Any], *, rate: float | None, cell: Path, pairs: int = 1) -> Estimate:
+def estimate(job: Job, config: Mapping[str, Any], *, rate: float | None, cell: Path, pairs: int | None = 1) -> Estimate:
     """Estimate the cost of a stage.
 
     An attack asks at most images x budget, and never more than its cap; where it has been published with the same
@@ -41,10 +41,10 @@ def estimate(job: Job, config: Mapping[str, Any], *, rate: float | None, cell: P
         config: its whole configuration.
         rate: images a second that the victim answers, None where the experiment does not say.
         cell: the JSON of the cell that reports it; need not exist.
-        pairs: attacks on an image, each with the whole budget.
+        pairs: attacks on an image, each with the whole budget; None where nobody can tell.
     """
     count = (config.get("images") or {}).get("count")
-    if count is None or job in ("train", "study"):
+    if count is None or pairs is None or job in ("train", "study"):
         return Estimate()
     mean = _published_mean(cell, config) if job == "attack" else None
     if job == "certify":

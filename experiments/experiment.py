@@ -10,6 +10,8 @@ Job = Literal["train", "tune", "attack", "certify", "study"]
 Scale = Literal["digits", "mnist", "paper"]
 Column = Literal["success_rate", "queries_to_success", "queries", "l1", "l2", "linf"]
 Case = Literal["best", "average", "worst"]
+# The train stage whose best checkpoint it is, or one that no stage trains, by class_path and init_args.
+Network = str | dict[str, Any]
 PictureKind = Literal["success", "certified", "success_vs", "queries_vs", "lines", "transfer", "strip", "study"]
 # The columns of a table of attacks that does not choose.
 COLUMNS: tuple[Column, ...] = ("success_rate", "queries_to_success", "queries")
@@ -21,13 +23,17 @@ class Stage:
 
     Args:
         job: which program: train.py, tune.py, attack.py, certify.py, or a module of ``experiments/studies``.
-        options: option of that program -> value, e.g. ``{"attack.accept": "all", "images.count": 500}``; a list gives
-            several words. The run's name and place, ``--checkpoint`` and shards are not among them.
-        victim: the train stage whose best checkpoint is the victim; every job but "train" has one.
+        options: option of that program -> value, e.g. ``{"attack.accept": "all", "images.count": 500}``. The
+            run's name and place, ``--checkpoint`` and shards are not among them.
+        victim: the train stage whose best checkpoint is the victim. Every job but "train" has one, unless its options
+            name a victim that no stage trains, and its images, e.g. ``{"victim": "inception_v3", "victim.weights":
+            "DEFAULT", "data": "configs/data/imagenet_299.yaml"}``.
         tuned: the tune stage whose tuned file is the attack's; job "attack" only, in place of the option ``attack``.
         study: module of ``experiments/studies``; job "study" only.
         models: option that takes a network -> the train stage whose best checkpoint it is, or a list of them for an
-            option that takes a list, e.g. ``{"attack.surrogates": ["substitute"]}``.
+            option that takes a list, e.g. ``{"attack.surrogates": ["substitute"]}``. In place of a stage,
+            ``{"class_path": "TorchvisionClassifier", "init_args": {"name": "inception_v3", "weights": "DEFAULT"}}`` is
+            a network that no stage trains; planning builds and downloads none.
     """
 
     job: Job
@@ -35,13 +41,18 @@ class Stage:
     victim: str | None = None
     tuned: str | None = None
     study: str | None = None
-    models: dict[str, str | list[str]] = field(default_factory=dict)
+    models: dict[str, Network | list[Network]] = field(default_factory=dict)
 
     @property
     def built_on(self) -> list[str]:
         """Train stages of :attr:`models`, each once."""
-        named = [[value] if isinstance(value, str) else value for value in self.models.values()]
-        return list(dict.fromkeys(name for names in named for name in names))
+        lists = [value if isinstance(value, list) else [value] for value in self.models.values()]
+        return list(dict.fromkeys(network for one in lists for network in one if isinstance(network, str)))
+
+    @property
+    def named_victim(self) -> list[str]:
+        """Options that name a victim which no stage trains; what its scores are can be told of any victim."""
+        return [key for key in self.options if key.partition(".")[0] == "victim" and key != "victim.output"]
 
 
 @dataclass(frozen=True)

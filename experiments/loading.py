@@ -164,13 +164,14 @@ def _check_stages(stages: Mapping[str, Stage]) -> None:
         where = f"stages.{name}"
         if not _STAGE_NAME.fullmatch(name):
             raise ValueError(f"{where}: a stage is named by letters, digits, '_', '-' and '.', and not 'all'")
-        _check_reference(f"{where}.victim", stage.victim, "train", before, needed=stage.job != "train")
+        _check_victim(where, stage, before)
         _check_reference(f"{where}.tuned", stage.tuned, "tune", before, needed=None if stage.job == "attack" else False)
         if (stage.study is None) != (stage.job != "study"):
             raise ValueError(f"{where}.study: a stage of job study, and no other, names a module, got {stage.study!r}")
-        for option, parents in stage.models.items():
-            for parent in [parents] if isinstance(parents, str) else parents:
-                _check_reference(f"{where}.models.{option}", parent, "train", before, needed=True)
+        for option, networks in stage.models.items():
+            for network in networks if isinstance(networks, list) else [networks]:
+                if isinstance(network, str):  # resolving checks those that no stage trains
+                    _check_reference(f"{where}.models.{option}", network, "train", before, needed=True)
             if option in stage.options:
                 raise ValueError(f"{where}: option {option} is given twice, under options and under models")
         if stage.tuned is not None and "attack" in stage.options:
@@ -178,6 +179,24 @@ def _check_stages(stages: Mapping[str, Stage]) -> None:
         if planned := next((key for key in stage.options if _PLANNED.fullmatch(key)), None):
             raise ValueError(f"{where}: option {planned} is for reproduce.py to give, not for the file: leave it out")
         before[name] = stage
+
+
+def _check_victim(where: str, stage: Stage, before: Mapping[str, Stage]) -> None:
+    """Check that a stage has one victim: of an earlier stage, or named by options that tell its images too."""
+    if not stage.named_victim or stage.job == "train":
+        _check_reference(f"{where}.victim", stage.victim, "train", before, needed=stage.job != "train")
+        return
+    if stage.victim is not None:
+        raise ValueError(
+            f"{where}: its victim is given twice, as the train stage {stage.victim!r} and by the option "
+            f"{stage.named_victim[0]}: leave out one of the two"
+        )
+    for needed in ("victim", "data"):
+        if needed not in stage.options:
+            raise ValueError(
+                f"{where}: option {needed} is missing: without a train stage as victim the options name the victim and "
+                "its images, e.g. victim: inception_v3, victim.weights: DEFAULT, data: configs/data/imagenet_299.yaml"
+            )
 
 
 def _check_reference(where: str, name: str | None, job: Job, before: Mapping[str, Stage], needed: bool | None) -> None:

@@ -125,7 +125,7 @@ def paired_ratio(
         baseline: attack rows of the baseline, in any order; it may have more of them.
         norm: which distance.
         keys: columns that make a pair: the image, or the image and its target.
-        resampling: how the interval is drawn, by resampling the pairs; default ``Bootstrap()``.
+        resampling: how the interval is drawn, by resampling the images; default ``Bootstrap()``.
 
     Returns:
         ``n``, the pairs; ``value``, ``low`` and ``high``, None without a pair or with a baseline at distance 0.
@@ -142,15 +142,21 @@ def paired_ratio(
         )
     theirs = theirs.loc[ours.index]
     both = ours["success"].astype(bool) & theirs["success"].astype(bool)
-    a, b = (table.loc[both.to_numpy(), norm].to_numpy(float) for table in (ours, theirs))
-    if len(a) == 0 or b.mean() == 0:
-        return {"n": len(a), "value": None, "low": None, "high": None}
+    n = int(both.sum())
+    # Images are resampled, with all their targets: the pairs of an image are not independent. The sums over its pairs
+    # have the ratio of the means.
+    a, b = (
+        table.loc[both.to_numpy(), norm].astype(float).groupby(level="index").sum().to_numpy()
+        for table in (ours, theirs)
+    )
+    if n == 0 or b.mean() == 0:
+        return {"n": n, "value": None, "low": None, "high": None}
     low, high = _ratio_interval(a, b, resampling)
-    return {"n": len(a), "value": float(a.mean() / b.mean()), "low": low, "high": high}
+    return {"n": n, "value": float(a.mean() / b.mean()), "low": low, "high": high}
 
 
 def _ratio_interval(a: Any, b: Any, resampling: Bootstrap) -> tuple[float | None, float | None]:
-    """Percentile bootstrap of a ratio of means: resampled pairs, so that what they share falls out."""
+    """Percentile bootstrap of a ratio of means (n,) by (n,): resampled together, so that what they share falls out."""
     if len(a) < 2:
         return None, None
 

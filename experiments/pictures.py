@@ -135,7 +135,8 @@ def setting_lines(
 
 def _of_what(cell: Cell) -> dict[str, Any]:
     """What a line of several cells has in common beside its settings."""
-    return {"victim": cell.subject["checkpoint_sha256"], **({"case": cell.case} if cell.case else {})}
+    victim = cell.subject["checkpoint_sha256"] or cell.subject["name"]  # one that no stage trained has no checkpoint
+    return {"victim": victim, **({"case": cell.case} if cell.case else {})}
 
 
 def spans_decade(values: Sequence[float]) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.estimates import estimate
-from experiments.experiment import Experiment, Job, Scale, Stage
+from experiments.experiment import Experiment, Job, Network, Scale, Stage
 from experiments.resolving import model_options, option_words, resolve
 from zeroth.records import write_json
 
@@ -226,10 +226,12 @@ def _command(stage: Stage, before: Mapping[str, PlannedStage], run_options: Mapp
     if stage.tuned is not None:
         options["attack"] = str(before[stage.tuned].folder / "tuned.yaml")
 
-    def trained(name: str) -> dict[str, Any]:
-        return {"class_path": "CheckpointClassifier", "init_args": {"checkpoint": str(before[name].folder / BEST)}}
+    def given(network: Network) -> dict[str, Any]:
+        if not isinstance(network, str):
+            return network
+        return {"class_path": "CheckpointClassifier", "init_args": {"checkpoint": str(before[network].folder / BEST)}}
 
-    options |= model_options(stage, trained)
+    options |= model_options(stage, given)
     program = [f"{stage.job}.py"] if stage.study is None else ["-m", f"experiments.studies.{stage.study}"]
     return [sys.executable, *program, *option_words(options)]
 

@@ -23,7 +23,8 @@ from cli.parser import ZerothParser
 from cli.training import default_name
 from cli.victims import VictimOptions
 from experiments.cells import by_option, method_settings
-from experiments.experiment import Experiment, Stage
+from experiments.experiment import Experiment, Network, Stage
+from experiments.networks import check_victim, network_settings
 from zeroth.records import difference, flatten
 
 # What all tunings of an experiment share: a method that is tried more often, or on more images, looks the better one.
@@ -34,8 +35,9 @@ class PlannedModel(nn.Module):
     """Stands for a network that an earlier stage will train: a stage is planned before the checkpoint is there.
 
     Args:
-        hash: of the train stage. It takes the checkpoint's place in the settings of the stage that is built on it, so
-            that their hash covers how the network came about and not where it lies.
+        hash: of the train stage, or of the settings of a network that no stage trains. It takes the network's place in
+            the settings of the stage that is built on it, so that their hash covers how the network came about and not
+            where it lies.
     """
 
     def __init__(self, hash: str) -> None:
@@ -55,7 +57,8 @@ class Resolved:
         prefix: what the run folder's name begins with: the config file's stem of a train stage, since experiments
             share their victims, else the stage's name.
         settings: the part of the configuration that decides the outcome.
-        pairs: attacks on an image; one for each wrong class where all are targets.
+        pairs: attacks on an image; one for each wrong class where all are targets, None where nobody can tell before
+            the images are there.
     """
 
     config: dict[str, Any]
@@ -63,7 +66,7 @@ class Resolved:
     data: dict[str, Any]
     prefix: str
     settings: dict[str, Any]
-    pairs: int = 1
+    pairs: int | None = 1
 
 
 def resolve(experiment: Experiment) -> dict[str, Resolved]:
@@ -127,29 +130,33 @@ def _check_axes(experiment: Experiment, found: Mapping[str, Resolved]) -> None:
                 raise ValueError(f"{field}: {key} of {row.method} is {value!r}: only numbers can stand on an axis")
 
 
-def model_options(stage: Stage, model: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+def model_options(stage: Stage, model: Callable[[Network], dict[str, Any]]) -> dict[str, Any]:
     """The options of :attr:`Stage.models`, each network told by ``model`` as class_path and init_args."""
     return {
-        option: json.dumps(model(names) if isinstance(names, str) else [model(name) for name in names])
-        for option, names in stage.models.items()
+        option: json.dumps([model(network) for network in given] if isinstance(given, list) else model(given))
+        for option, given in stage.models.items()
     }
 
 
-def _planned(before: Mapping[str, Resolved]) -> Callable[[str], dict[str, Any]]:
+def _planned(before: Mapping[str, Resolved]) -> Callable[[Network], dict[str, Any]]:
     """Tell a network by the :class:`PlannedModel` that stands for it."""
     path = f"{PlannedModel.__module__}.{PlannedModel.__qualname__}"
-    return lambda name: {"class_path": path, "init_args": {"hash": before[name].hash}}
+
+    def planned(network: Network) -> dict[str, Any]:
+        told = before[network].hash if isinstance(network, str) else settings_hash(network_settings(network))
+        return {"class_path": path, "init_args": {"hash": told}}
+
+    return planned
 
 
 def option_words(options: Mapping[str, Any]) -> list[str]:
-    """Turn options into words of a command line; a list gives several words.
+    """Turn options into words of a command line, two an option; what is no text is given as JSON.
 
     A class or file (``attack``) comes before what is changed of it (``attack.mu``), a whole config before all.
     """
     words = []
     for key, value in sorted(options.items(), key=lambda item: (item[0] != "config", item[0].count("."))):
-        values = value if isinstance(value, list) else [value]
-        words += [f"--{key}", *(item if isinstance(item, str) else json.dumps(item) for item in values)]
+        words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
     return words
 
 
@@ -202,9 +209,9 @@ def _resolve_evaluation(name: str, stage: Stage, experiment: Experiment, before:
         options["attack"] = experiment.stages[stage.tuned].options["attack"]
         options |= model_options(experiment.stages[stage.tuned], _planned(before))
     options |= model_options(stage, _planned(before))
-    victim = before[str(stage.victim)]
+    victim = None if stage.victim is None else before[stage.victim]
     # The checkpoint, which is not there yet, will tell the images that its victim was trained on.
-    images = [] if "data" in options else ["--data", json.dumps(victim.data)]
+    images = [] if victim is None or "data" in options else ["--data", json.dumps(victim.data)]
     parsed = _parsed(command_line(stage), [*images, *option_words(options)])
     parsed.resolved = _plain(parsed)
     # Builds the attack, the selection and the datamodule, none of which reads a file: they check their own values.
@@ -213,15 +220,35 @@ def _resolve_evaluation(name: str, stage: Stage, experiment: Experiment, before:
     except (ValueError, TypeError) as error:
         raise ValueError(explain(str(error), [])) from error
     parsed.victim_options = VictimOptions(**parsed.resolved["victim"])
+    if victim is None:
+        check_victim(parsed.victim_options)
     settings = parsed.outcome_settings()
+    if victim is None and stage.tuned is not None:
+        _check_same_victim(stage.tuned, before[stage.tuned].settings["victim"], settings["victim"])
     outcome = {
         "job": stage.job if stage.study is None else f"{stage.job} {stage.study}",
         "settings": settings,
-        "victim": victim.hash,
+        "victim": None if victim is None else victim.hash,  # the settings say what was named
         "tuned": None if stage.tuned is None else before[stage.tuned].hash,
     }
-    pairs = parsed.config_init.data.num_classes - 1 if parsed.resolved.get("targeted") == "all" else 1
+    pairs = _wrong_classes(parsed.config_init.data) if parsed.resolved.get("targeted") == "all" else 1
     return Resolved(parsed.resolved, settings_hash(outcome), parsed.resolved["data"], name, settings, pairs)
+
+
+def _wrong_classes(data: Any) -> int | None:
+    """Wrong classes of an image; None of a tree that is not there yet, whose folders are the classes."""
+    try:
+        return int(data.num_classes) - 1
+    except FileNotFoundError:
+        return None
+
+
+def _check_same_victim(tune: str, tuned: Mapping[str, Any], attacked: Mapping[str, Any]) -> None:
+    if found := difference(tuned, attacked, "victim"):
+        raise ValueError(
+            f"{found[0]} is {found[2]!r}, but {tune} tunes on {found[1]!r}: an attack is tuned on the victim that it "
+            "then attacks"
+        )
 
 
 def _parsed(command: Any, words: list[str]) -> Any:

@@ -89,7 +89,10 @@ def _ratio_column(cell: Cell, of: str, row: str) -> tuple[dict[str, str], dict[s
     ours = cell.ratio if cell.ratio and (cell.ratio["of"], cell.ratio["row"]) == (of, row) else None
     name = f"{NORMS[of]} / that of {row}"
     paper = None if ours is None else ours["reported"]
-    return {f"{name} [95 % CI]": _interval_text(ours, "value")}, {name: number_text(paper, ".3g")}
+    text = _interval_text(ours, "value")
+    if ours is not None and text != NO_VALUE:
+        text += f", n {ours['n']:,}"
+    return {f"{name} [95 % CI]": text}, {name: number_text(paper, ".3g")}
 
 
 def _interval_text(told: Mapping[str, Any] | None, value: str) -> str:
@@ -149,7 +152,9 @@ def _attack_caption(cells: Sequence[Cell], columns: Sequence[Column]) -> list[st
     means = [f"{name}{' are means' * (place == 0)} over {images}" for place, (name, images) in enumerate(shown)]
     intervals = "95 % intervals: Wilson's of rates, Student's t of means"
     if any(cell.ratio for cell in cells):
-        intervals += ", bootstrap over the pairs of ratios, which are of the means over what both lines won"
+        intervals += ", bootstrap over images of ratios, which are of the means over the n that both lines won"
+    if any(cell.case is None and cell.config["settings"].get("targeted") == "all" for cell in cells):
+        intervals += "; those of rates and means take the classes of an image for independent, which they are not"
     norms = _distinct(cells, lambda cell: NORMS[cell.norm] if cell.norm else "")
     budget = f"{_numbers(cell.setting('budget') for cell in cells)} queries an image"
     balls = _numbers(cell.config["settings"].get("attack.init_args.epsilon") for cell in cells)

@@ -37,6 +37,19 @@ def test_a_ratio_is_of_the_means_over_what_both_won():
     assert paired_ratio(rows[2:], baseline, "l2")["value"] is None
 
 
+def test_the_interval_of_a_ratio_resamples_images_with_all_their_targets():
+    rng = np.random.default_rng(0)
+    sizes, bases = rng.uniform(1, 2, 6), rng.uniform(2, 3, 6)
+    once, base = (attacks(*(found(i, target=1, l2=x[i]) for i in range(6))) for x in (sizes, bases))
+    thrice, bases3 = (
+        attacks(*(found(i, target=k, l2=x[i]) for i in range(6) for k in (1, 2, 3))) for x in (sizes, bases)
+    )
+    pairs = paired_ratio(thrice, bases3, "l2", keys=["index", "target"])
+    images = paired_ratio(once, base, "l2", keys=["index", "target"])
+    # Three equal pairs of an image tell no more than one.
+    assert (pairs.pop("n"), images.pop("n")) == (18, 6) and pairs == pytest.approx(images)
+
+
 def test_a_ratio_to_other_images_or_targets_is_refused():
     rows = attacks(found(1, target=3), found(1, target=4))
     with pytest.raises(ValueError, match="1 of 2 rows have none of the baseline's 1 beside them"):
@@ -63,7 +76,7 @@ def test_distances_and_ratios_are_published_beside_the_papers(tmp_path):
         "won / attacked": "2 / 3",
         "success % [95 % CI]": "66.7 [20.8, 93.9]",
         "l_2 [95 % CI]": "0.5 [0.5, 0.5]",
-        "l_2 / that of plain, all [95 % CI]": "1 [1, 1]",
+        "l_2 / that of plain, all [95 % CI]": "1 [1, 1], n 2",
         "paper: success %": "-",
         "paper: l_2": "1",
         "paper: l_2 / that of plain, all": "0.5",

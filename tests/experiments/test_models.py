@@ -9,7 +9,7 @@ from torch import nn
 from callbacks.lineage import settings_hash
 from experiments.experiment import Experiment
 from experiments.loading import load_experiment
-from experiments.plan import Plan, make_plan
+from experiments.plan import ROOT, Plan, make_plan
 from experiments.resolving import resolve
 from tests.experiments.tiny import tiny, written
 from zeroth.attacks.attack import Attack
@@ -89,6 +89,16 @@ def test_a_stage_without_networks_has_the_hash_that_it_always_had(tmp_path):
     found = resolve(load_experiment(written(tmp_path), "digits"))
     settings, victim = found["zo"].settings, found["victim"].hash
     assert found["zo"].hash == settings_hash({"job": "attack", "settings": settings, "victim": victim, "tuned": None})
+
+
+def test_runs_that_were_published_keep_their_folders(tmp_path):
+    """These names stand in the lineage of results/zo_ngd: another hash would have them run again."""
+    file = ROOT / "configs/experiment/zo_ngd/figure2_mnist.yaml"
+    plan = make_plan(load_experiment(file, "mnist"), "mnist", file=file, runs=tmp_path)
+    names = {stage.name: stage.folder.name for stage in plan.stages}
+    assert names["victim"] == "mnist_cw-72271c3b" and names["tune_zo_ngd"] == "tune_zo_ngd-3382003e"
+    assert names["zo_ngd_paper-iterates"] == "zo_ngd_paper-iterates-5bfc9113"
+    assert names["zo_ngd_tuned-all"] == "zo_ngd_tuned-all-a17829b4"
 
 
 def test_to_keep_the_images_of_a_picture_is_no_setting(tmp_path):

@@ -234,7 +234,7 @@ def test_a_plan_comes_back_from_its_file(tmp_path):
 def test_a_class_comes_before_what_is_changed_of_it():
     options = {"attack.mu": 0.1, "attack": "ZONGD", "images.count": None, "config": "a.yaml", "radii": [0, 0.5]}
     assert option_words(options) == [
-        *("--config", "a.yaml", "--attack", "ZONGD", "--radii", "0", "0.5"),
+        *("--config", "a.yaml", "--attack", "ZONGD", "--radii", "[0, 0.5]"),
         *("--attack.mu", "0.1", "--images.count", "null"),
     ]
 
