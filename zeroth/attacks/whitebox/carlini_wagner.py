@@ -35,7 +35,7 @@ class CarliniWagner(Attack):
         searches: c's tried; None for as many as the budget allows; paper 9.
         iterations: Adam's steps for one c; paper 1,000.
         learning_rate: Adam's, in tanh space; paper .01.
-        abort: end a search whose loss has not fallen over a tenth of its iterations (paper).
+        abort: end a search whose loss has not fallen over a tenth of its iterations (C&W's program; the thesis never).
         beta: weight of l_1, [0, 1] pixels; 0 is C&W. Above it this is the elastic net by change of variable (thesis
             Table 5, where EAD does better), and ``distance`` is l_2^2 + beta l_1, its decision rule there.
         kappa: confidence of an adversarial point, as a difference of logits; paper 0 to 40.

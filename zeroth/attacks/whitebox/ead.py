@@ -55,7 +55,7 @@ class EAD(Attack):
         searches: c's tried; None for as many as the budget allows; paper 9.
         iterations: K, of one search; paper 1,000.
         learning_rate: alpha_0; paper .01.
-        abort: end a search whose loss has not fallen over a tenth of its iterations (the program).
+        abort: end a search whose loss has not fallen over a tenth of its iterations; paper never.
         kappa: confidence of an adversarial point, as a difference of logits; paper 0 to 60.
         accept: "all" asked points count, slacks too, or only "iterates" (paper).
 
