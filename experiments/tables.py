@@ -77,7 +77,9 @@ def _column(cell: Cell, column: Column) -> tuple[dict[str, str], dict[str, str]]
     if column == "success_rate":
         return {SUCCESS: rate_text(told["success_rate"])}, {"success %": _percent(paper)}
     if column == "queries_to_success":
-        return {FIRST: mean_text(told[column])}, {"queries": number_text(paper, ",.0f")}
+        return {FIRST: mean_text(told[column])}, {
+            "queries": number_text(paper, ",.0f" if (paper or 0) >= 100 else ".3g")
+        }
     if column == "queries":
         return {SPENT: mean_text(told[column]), "median spent": number_text(told[column]["median"], ",.0f")}, {}
     text = _interval_text((cell.distances or {}).get(column), "mean")

@@ -39,6 +39,8 @@ def test_a_line_stands_beside_the_papers(attacks):
         "paper: where": "Table 1",
     }
     assert frame.iloc[1].tolist()[-3:] == ["-", "-", "-"]
+    few = dataclasses.replace(attacks[0], reported={"queries_to_success": 2.12})
+    assert attack_table([few])["paper: queries"].tolist() == ["2.12"]
 
 
 def test_columns_of_a_paper_that_reports_nothing_are_left_out(attacks, certificates):
