@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from zeroth.attacks.score.losses import Loss, check_loss, loss_values
+from zeroth.attacks.losses import Loss, check_loss, loss_values
 from zeroth.attacks.score.sampled import Probes, SampledAttack
 from zeroth.oracles import Trial
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zeroth.attacks.attack import Attack
-from zeroth.attacks.score.losses import Loss, check_loss, loss_values
+from zeroth.attacks.losses import Loss, check_loss, loss_values
 from zeroth.oracles import Oracle, ScoreOracle, Trial
 
 # Iterations whose squares are drawn at once: each image has a stream of its own, and to ask all of them takes time.

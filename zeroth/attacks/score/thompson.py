@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zeroth.attacks.attack import Attack
-from zeroth.attacks.score.losses import Loss, check_loss, loss_values
+from zeroth.attacks.losses import Loss, check_loss, loss_values
 from zeroth.attacks.score.square import share, square_side, stripes, window
 from zeroth.oracles import Oracle, ScoreOracle, Trial
 

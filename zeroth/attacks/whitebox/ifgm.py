@@ -8,8 +8,9 @@ from typing import ClassVar, Literal
 import torch
 
 from zeroth.attacks.attack import Attack
+from zeroth.attacks.losses import Loss, check_loss, objective
 from zeroth.attacks.whitebox.epsilon_grid import EpsilonGrid, check_grid
-from zeroth.attacks.whitebox.steepest import Loss, check_loss, clip, first_gradient, objective, steepest
+from zeroth.attacks.whitebox.steepest import clip, first_gradient, steepest
 from zeroth.oracles import GradientOracle, Oracle, Trial
 from zeroth.oracles.goal import Norm
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from zeroth.attacks.attack import Attack
+from zeroth.attacks.losses import objective
 from zeroth.attacks.score.zo_ngd import natural_gradient
-from zeroth.attacks.whitebox.steepest import clip, margin_gradient, objective
+from zeroth.attacks.whitebox.steepest import clip, margin_gradient
 from zeroth.oracles import GradientOracle, Oracle, Trial
 from zeroth.oracles.trial import Objective
 

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from zeroth.attacks.attack import Attack
-from zeroth.attacks.whitebox.steepest import Loss, check_loss, clip, first_gradient, objective, steepest
+from zeroth.attacks.losses import Loss, check_loss, objective
+from zeroth.attacks.whitebox.steepest import clip, first_gradient, steepest
 from zeroth.oracles import GradientOracle, Oracle, Trial
 
 

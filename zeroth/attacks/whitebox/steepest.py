@@ -1,36 +1,14 @@
-"""What gradient attacks share: the loss they go down, the steepest step of a norm, and the way back into its ball.
+"""What gradient attacks share: the first gradient, the steepest step of a norm, and the way back into its ball.
 
 Shapes: B images, N perturbations, n rows, K classes, C x H x W pixels.
 """
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
+from zeroth.attacks.losses import Loss, objective
 from zeroth.oracles import Trial, distance
 from zeroth.oracles.goal import Norm
-from zeroth.oracles.trial import Objective
-
-Loss = Literal["cross_entropy", "margin"]
-
-
-def check_loss(loss: str) -> None:
-    """Raise ValueError for a loss that is none."""
-    if loss not in get_args(Loss):
-        raise ValueError(f"loss must be 'cross_entropy' or 'margin', got {loss!r}")
-
-
-def objective(trial: Trial, loss: Loss) -> Objective:
-    """Return what is made small: the margin, or log p of the label (untargeted), or -log p of the target."""
-    if loss == "margin":
-        return trial.goal.margin
-
-    def own(log_probabilities: Tensor, rows: Tensor) -> Tensor:
-        key = log_probabilities.gather(1, trial.goal.key[rows].unsqueeze(1)).squeeze(1)
-        return key if trial.goal.targets is None else -key
-
-    return own
 
 
 def margin_gradient(trial: Trial) -> Tensor:

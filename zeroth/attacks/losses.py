@@ -1,4 +1,4 @@
-"""What attacks on scores make small.
+"""What attacks on scores and gradients make small.
 
 Shapes: n rows, Q points a row, K classes.
 """
@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from zeroth.oracles import Trial
+from zeroth.oracles.trial import Objective
 
 Loss = Literal["cross_entropy", "margin"]
 
@@ -29,3 +30,8 @@ def loss_values(trial: Trial, answers: Tensor, rows: Tensor, loss: Loss) -> Tens
     key = trial.goal.key[rows].reshape(-1, *[1] * (answers.ndim - 1)).expand(*answers.shape[:-1], 1)
     own = answers.gather(-1, key).squeeze(-1)
     return own if trial.goal.targets is None else -own
+
+
+def objective(trial: Trial, loss: Loss) -> Objective:
+    """Return :func:`loss_values` as the function of answers (n, K) and rows (n,) that :meth:`Trial.gradient` takes."""
+    return lambda answers, rows: loss_values(trial, answers, rows, loss)
