@@ -160,6 +160,12 @@ class Attack(ABC):
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
 
+def check_accept(accept: str) -> None:
+    """Raise ValueError for points that count by another word."""
+    if accept not in ("all", "iterates"):
+        raise ValueError(f"accept must be 'all' or 'iterates', got {accept!r}")
+
+
 def check_least_likely(targets: str, oracle_type: type[Oracle]) -> None:
     """Raise ValueError for targets by another word, or to be read off answers that are labels alone."""
     if targets != "least_likely":

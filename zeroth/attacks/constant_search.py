@@ -6,6 +6,8 @@ Shapes: B images, n rows.
 import torch
 from torch import Tensor
 
+from zeroth.attacks.losses import check_kappa
+
 # Beyond it the published programs do not go; a constant that grows without end would end as inf, and a step as NaN.
 LARGEST = 1e10
 # A loss that has not fallen below this share of what it was one window ago is taken to stand still.
@@ -96,5 +98,4 @@ def check_search(*, initial: float, iterations: int, searches: int | None, learn
         raise ValueError(f"searches must be at least 1, or None for no end but the budget, got {searches}")
     if not learning_rate > 0:
         raise ValueError(f"learning_rate must be > 0, got {learning_rate}")
-    if kappa < 0:
-        raise ValueError(f"kappa must be >= 0, got {kappa}")
+    check_kappa(kappa)

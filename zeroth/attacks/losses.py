@@ -19,6 +19,17 @@ def check_loss(loss: str) -> None:
         raise ValueError(f"loss must be 'cross_entropy' or 'margin', got {loss!r}")
 
 
+def check_kappa(kappa: float) -> None:
+    """Raise ValueError for a confidence below 0."""
+    if kappa < 0:
+        raise ValueError(f"kappa must be >= 0, got {kappa}")
+
+
+def hinge(trial: Trial, kappa: float) -> Objective:
+    r"""Return :math:`\max(m, -\kappa)` of answers (n, ..., K) and rows (n,), (n, ...): ZO-NGD eq. 2, thesis eq. 9."""
+    return lambda answers, rows: trial.margin(answers, rows).clamp_min(-kappa)
+
+
 def loss_values(trial: Trial, answers: Tensor, rows: Tensor, loss: Loss) -> Tensor:
     r"""Loss of log-probabilities (n, ..., K) of rows (n,): (n, ...), the smaller the nearer to the goal.
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zeroth.attacks.attack import Attack
-from zeroth.attacks.losses import Loss, check_loss, loss_values
+from zeroth.attacks.attack import Attack, check_accept
+from zeroth.attacks.losses import Loss, check_kappa, check_loss, loss_values
 from zeroth.estimators import probes
 from zeroth.oracles import Oracle, ScoreOracle, Trial
 
@@ -94,10 +94,8 @@ class Bandits(Attack):
             if number is not None and number < 1:
                 raise ValueError(f"{field} must be at least 1, got {number}")
         check_loss(loss)
-        if kappa < 0:
-            raise ValueError(f"kappa must be >= 0, got {kappa}")
-        if accept not in ("all", "iterates"):
-            raise ValueError(f"accept must be 'all' or 'iterates', got {accept!r}")
+        check_kappa(kappa)
+        check_accept(accept)
         self.norm: Literal["linf", "l2", "l1"] = norm
         self.epsilon, self.mu, self.learning_rate = epsilon, mu, learning_rate
         self.prior_rate, self.exploration, self.cells, self.check = prior_rate, exploration, cells, check

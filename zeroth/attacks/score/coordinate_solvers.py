@@ -8,9 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from zeroth.attacks.adam import adam_step
+
 Solver = Literal["adam", "newton", "newton_adam"]
 
-BETA1, BETA2, ADAM_EPSILON = 0.9, 0.999, 1e-8
 # The published program takes no curvature below it: a step would have no bound.
 LEAST_CURVATURE = 0.1
 
@@ -67,10 +68,9 @@ class CoordinateSolver:
     def _adam(self, rows: Tensor, coordinates: Tensor, gradient: Tensor, known: Tensor) -> Tensor:
         place = (rows.unsqueeze(1), coordinates)
         steps = self.steps[place] + known
-        first = torch.where(known, BETA1 * self.first[place] + (1 - BETA1) * gradient, self.first[place])
-        second = torch.where(known, BETA2 * self.second[place] + (1 - BETA2) * gradient.square(), self.second[place])
-        self.first[place], self.second[place], self.steps[place] = first, second, steps
-        taken = steps.clamp_min(1).double()
-        mean = first / (1 - BETA1**taken).float()
-        scale = (second / (1 - BETA2**taken).float()).sqrt()
-        return torch.where(known, -self.learning_rate * mean / (scale + ADAM_EPSILON), 0)
+        before = self.first[place], self.second[place]
+        move, first, second = adam_step(gradient, *before, steps.clamp_min(1), self.learning_rate)
+        self.first[place] = torch.where(known, first, before[0])
+        self.second[place] = torch.where(known, second, before[1])
+        self.steps[place] = steps
+        return torch.where(known, -move, 0)

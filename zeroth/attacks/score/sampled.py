@@ -12,7 +12,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from zeroth.attacks.attack import Attack
+from zeroth.attacks.attack import Attack, check_accept
+from zeroth.attacks.losses import check_kappa, hinge
 from zeroth.estimators import combine, grid_directions, random_directions, slopes
 from zeroth.estimators import probes as probe_points
 from zeroth.oracles import Oracle, ScoreOracle, Trial
@@ -77,10 +78,8 @@ class SampledAttack(Attack):
         for field, number in (("samples", samples), ("cells", cells), ("iterations", iterations)):
             if number is not None and number < 1:
                 raise ValueError(f"{field} must be at least 1, got {number}")
-        if kappa < 0:
-            raise ValueError(f"kappa must be >= 0, got {kappa}")
-        if accept not in ("all", "iterates"):
-            raise ValueError(f"accept must be 'all' or 'iterates', got {accept!r}")
+        check_kappa(kappa)
+        check_accept(accept)
         self.epsilon, self.samples, self.mu, self.cells = epsilon, samples, mu, cells
         self.iterations, self.kappa, self.accept = iterations, kappa, accept
         self.request = 2 * samples if self.antithetic else samples
@@ -143,7 +142,7 @@ class SampledAttack(Attack):
 
     def objective(self, trial: Trial, answers: Tensor, rows: Tensor) -> Tensor:
         """Margin loss of ZO-NGD eq. 2, floored at -kappa: (n, ...)."""
-        return trial.margin(answers, rows).clamp_min(-self.kappa)
+        return hinge(trial, self.kappa)(answers, rows)
 
     def _directions(self, trial: Trial, rows: Tensor) -> tuple[Tensor, int]:
         """Draw (n, R, D) unit directions; returns them and their freedom."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zeroth.attacks.attack import Attack
-from zeroth.attacks.losses import Loss, check_loss, loss_values
+from zeroth.attacks.losses import Loss, check_kappa, check_loss, loss_values
 from zeroth.oracles import Oracle, ScoreOracle, Trial
 
 # Iterations whose squares are drawn at once: each image has a stream of its own, and to ask all of them takes time.
@@ -135,8 +135,7 @@ class Square(Attack):
         if schedule < 1:
             raise ValueError(f"schedule must be at least 1 iteration, got {schedule}")
         check_loss(loss)
-        if kappa < 0:
-            raise ValueError(f"kappa must be >= 0, got {kappa}")
+        check_kappa(kappa)
         self.norm: Literal["linf", "l2", "l1"] = norm
         self.epsilon, self.p, self.schedule, self.loss, self.kappa = epsilon, p, schedule, loss, kappa
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zeroth.attacks.attack import Attack
-from zeroth.attacks.losses import Loss, check_loss, loss_values
+from zeroth.attacks.losses import Loss, check_kappa, check_loss, loss_values
 from zeroth.attacks.score.square import share, square_side, stripes, window
 from zeroth.oracles import Oracle, ScoreOracle, Trial
 
@@ -117,8 +117,7 @@ class Thompson(Attack):
             if not value > 0:
                 raise ValueError(f"{field} must be > 0, got {value}")
         check_loss(loss)
-        if kappa < 0:
-            raise ValueError(f"kappa must be >= 0, got {kappa}")
+        check_kappa(kappa)
         self.epsilon, self.p, self.schedule, self.memory = epsilon, p, schedule, memory
         self.cells, self.length, self.noise, self.kappa = cells, length, noise, kappa
         self.loss: Loss = loss

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zeroth.attacks.attack import Attack
 from zeroth.attacks.constant_search import ConstantSearch, check_search
+from zeroth.attacks.losses import hinge
 from zeroth.attacks.score.attack_space import AttackSpace, draw_coordinates
 from zeroth.attacks.score.coordinate_solvers import CoordinateSolver, Solver
 from zeroth.attacks.score.coordinate_variables import Variable, distortion, to_pixels, to_variable
@@ -129,7 +130,7 @@ class _Descent:
     """Where each image of a trial stands: its c, its space, y, and the hinge at its iterate."""
 
     def __init__(self, attack: ZOO, trial: Trial) -> None:
-        self.attack, self.trial = attack, trial
+        self.attack, self.trial, self.hinge = attack, trial, hinge(trial, attack.kappa)
         size, shape, device = len(trial.images), trial.images.shape[1:], trial.images.device
         self.shape = (shape[0], shape[1], shape[2])
         self.clean = trial.images.flatten(1)
@@ -151,10 +152,6 @@ class _Descent:
         self.y = torch.zeros(size, most, device=device)  # a smaller space has the first of them
         self.start = self.hinge(trial.start.unsqueeze(1), torch.arange(size, device=device))[:, 0]
         self.value = self.start.clone()
-
-    def hinge(self, answers: Tensor, rows: Tensor) -> Tensor:
-        """Return max(m, -kappa) of answers (n, Q, K): (n, Q)."""
-        return self.trial.margin(answers, rows).clamp_min(-self.attack.kappa)
 
     def run(self) -> None:
         """Go on until no image is in play."""

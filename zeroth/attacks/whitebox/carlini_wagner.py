@@ -8,14 +8,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from zeroth.attacks.adam import adam_step
 from zeroth.attacks.attack import Attack
 from zeroth.attacks.constant_search import ConstantSearch, check_search
+from zeroth.attacks.losses import hinge
 from zeroth.attacks.whitebox.steepest import elastic_net, margin_gradient
 from zeroth.oracles import GradientOracle, Oracle, Trial, distance
 
 # Pixels 0 and 1 lie at infinity in tanh space; so near to it the published program starts from them.
 INSIDE = 0.999999
-BETA1, BETA2, ADAM_EPSILON = 0.9, 0.999, 1e-8
 
 
 class CarliniWagner(Attack):
@@ -78,7 +79,7 @@ class CarliniWagner(Attack):
 
     def run(self, trial: Trial) -> None:
         """See :class:`Attack`."""
-        clean, start = trial.images, margin_gradient(trial)
+        clean, start, loss = trial.images, margin_gradient(trial), hinge(trial, self.kappa)
         search = ConstantSearch(
             len(clean),
             initial=self.constant,
@@ -94,25 +95,20 @@ class CarliniWagner(Attack):
         tanh = level.clone()  # of w; the dearest step outside the victim, so it is not taken twice
         first, second = torch.zeros_like(w), torch.zeros_like(w)  # Adam's moments
 
-        def hinge(log_probabilities: Tensor, rows: Tensor) -> Tensor:
-            return trial.goal.margin(log_probabilities, rows).clamp_min(-self.kappa)
-
         while len(rows := trial.active):
             constant = search.constant[rows]
             bent = tanh[rows]
             moved = (1 + bent) / 2 - clean[rows]
             slope = 2 * moved + self.beta * moved.sign() + constant.reshape(-1, 1, 1, 1) * gradient[rows]
             slope = (slope * (1 - bent.square()) / 2).float()  # the chain rule through x(w)
-            step = (search.iteration[rows] + 1).double().reshape(-1, 1, 1, 1)
-            mean = first[rows] = BETA1 * first[rows] + (1 - BETA1) * slope
-            spread = second[rows] = BETA2 * second[rows] + (1 - BETA2) * slope.square()
-            scale = (spread / (1 - BETA2**step).float()).sqrt()
-            w[rows] -= self.learning_rate * (mean / (1 - BETA1**step).float()) / (scale + ADAM_EPSILON)
+            steps = (search.iteration[rows] + 1).reshape(-1, 1, 1, 1)
+            move, first[rows], second[rows] = adam_step(slope, first[rows], second[rows], steps, self.learning_rate)
+            w[rows] -= move
             bent = tanh[rows] = w[rows].double().tanh()
             points = ((1 + bent) / 2).float()
-            answers, gradient[rows] = trial.gradient(points, rows, hinge)
+            answers, gradient[rows] = trial.gradient(points, rows, loss)
             rows, constant, points, answers = trial.keep(rows, constant, points, answers)
-            losses = elastic_net(points - clean[rows], self.beta) + constant * hinge(answers, rows)
+            losses = elastic_net(points - clean[rows], self.beta) + constant * loss(answers, rows)
             over = search.enter(rows, losses, trial.goal.met(answers, rows))
             w[over], tanh[over], gradient[over] = origin[over], level[over], start[over]
             first[over], second[over] = 0, 0

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zeroth.attacks.attack import Attack
 from zeroth.attacks.constant_search import ConstantSearch, check_search
+from zeroth.attacks.losses import hinge
 from zeroth.attacks.whitebox.steepest import elastic_net, margin_gradient
 from zeroth.oracles import GradientOracle, Oracle, Trial, distance
 
@@ -110,7 +111,7 @@ class EAD(Attack):
 
     def run(self, trial: Trial) -> None:
         """See :class:`Attack`."""
-        clean, start = trial.images, margin_gradient(trial)
+        clean, start, loss = trial.images, margin_gradient(trial), hinge(trial, self.kappa)
         search = ConstantSearch(
             len(clean),
             initial=self.constant,
@@ -120,9 +121,6 @@ class EAD(Attack):
             device=clean.device,
         )
         x, y, gradient = clean.clone(), clean.clone(), start.clone()  # iterate, slack, gradient of the hinge at it
-
-        def hinge(log_probabilities: Tensor, rows: Tensor) -> Tensor:
-            return trial.goal.margin(log_probabilities, rows).clamp_min(-self.kappa)
 
         while len(rows := trial.active):
             constant, k = search.constant[rows], search.iteration[rows].reshape(-1, 1, 1, 1)
@@ -134,13 +132,13 @@ class EAD(Attack):
                 answers = trial.query(moved.unsqueeze(1), rows)[:, 0]
                 rows, constant, k, moved, answers = trial.keep(rows, constant, k, moved, answers)
                 y[rows] = (moved + k / (k + 3) * (moved - x[rows])).clamp(0, 1)
-                _, gradient[rows] = trial.gradient(y[rows], rows, hinge, iterate=False)
+                _, gradient[rows] = trial.gradient(y[rows], rows, loss, iterate=False)
             else:
                 y[rows] = moved
-                answers, gradient[rows] = trial.gradient(moved, rows, hinge)
+                answers, gradient[rows] = trial.gradient(moved, rows, loss)
             rows, constant, moved, answers = trial.keep(rows, constant, moved, answers)
             x[rows] = moved
-            losses = elastic_net(moved - clean[rows], self.beta) + constant * hinge(answers, rows)
+            losses = elastic_net(moved - clean[rows], self.beta) + constant * loss(answers, rows)
             over = search.enter(rows, losses, trial.goal.met(answers, rows))
             x[over], y[over], gradient[over] = clean[over], clean[over], start[over]
             trial.retire(rows[search.spent(rows)], "searches")

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from zeroth.attacks.attack import Attack
-from zeroth.attacks.losses import Loss, check_loss
+from zeroth.attacks.losses import Loss, check_kappa, check_loss
 from zeroth.attacks.whitebox.epsilon_grid import EpsilonGrid, check_grid
 from zeroth.attacks.whitebox.steepest import first_gradient, steepest
 from zeroth.oracles import GradientOracle, Oracle, Trial
@@ -54,8 +54,7 @@ class FGM(Attack):
     ) -> None:
         self.largest = check_grid(norm, largest, points, stride)
         check_loss(loss)
-        if kappa < 0:
-            raise ValueError(f"kappa must be >= 0, got {kappa}")
+        check_kappa(kappa)
         self.norm, self.points, self.stride, self.loss, self.kappa = norm, points, stride, loss, kappa
 
     def run(self, trial: Trial) -> None:

@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 
 import torch
 
-from zeroth.attacks.attack import Attack
-from zeroth.attacks.losses import Loss, check_loss, objective
+from zeroth.attacks.attack import Attack, check_accept
+from zeroth.attacks.losses import Loss, check_kappa, check_loss, objective
 from zeroth.attacks.whitebox.epsilon_grid import EpsilonGrid, check_grid
-from zeroth.attacks.whitebox.steepest import clip, first_gradient, steepest
+from zeroth.attacks.whitebox.steepest import first_gradient, project, steepest
 from zeroth.oracles import GradientOracle, Oracle, Trial
 from zeroth.oracles.goal import Norm
 
@@ -58,10 +58,8 @@ class IFGM(Attack):
         check_loss(loss)
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
-        if kappa < 0:
-            raise ValueError(f"kappa must be >= 0, got {kappa}")
-        if accept not in ("all", "iterates"):
-            raise ValueError(f"accept must be 'all' or 'iterates', got {accept!r}")
+        check_kappa(kappa)
+        check_accept(accept)
         self.norm, self.points, self.stride, self.steps = norm, points, stride, steps
         self.loss, self.kappa, self.accept = loss, kappa, accept
 
@@ -78,7 +76,7 @@ class IFGM(Attack):
             for step in range(self.steps):
                 last, clean, radius = step == self.steps - 1, trial.images[going], epsilon[going]
                 moved = points - radius / self.steps * steepest(gradients, self.norm)
-                points = (clean + clip(moved - clean, self.norm, radius)).clamp(0, 1)
+                points = project(moved, clean, self.norm, radius)
                 if last:  # nothing follows: a forward is enough
                     answers = trial.query(points.unsqueeze(1), going)[:, 0]
                 else:

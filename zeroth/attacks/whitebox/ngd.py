@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from zeroth.attacks.attack import Attack
-from zeroth.attacks.losses import objective
+from zeroth.attacks.losses import check_kappa, objective
 from zeroth.attacks.score.zo_ngd import natural_gradient
-from zeroth.attacks.whitebox.steepest import clip, margin_gradient
+from zeroth.attacks.whitebox.steepest import margin_gradient, project
 from zeroth.oracles import GradientOracle, Oracle, Trial
 from zeroth.oracles.trial import Objective
 
@@ -63,8 +63,7 @@ class NGD(Attack):
             raise ValueError(f"fisher must be one of {', '.join(get_args(Fisher))}, got {fisher!r}")
         if iterations is not None and iterations < 1:
             raise ValueError(f"iterations must be at least 1, or None for no end but the budget, got {iterations}")
-        if kappa < 0:
-            raise ValueError(f"kappa must be >= 0, got {kappa}")
+        check_kappa(kappa)
         self.epsilon, self.learning_rate, self.damping = epsilon, learning_rate, damping
         self.fisher, self.iterations, self.kappa = fisher, iterations, kappa
 
@@ -75,9 +74,7 @@ class NGD(Attack):
         while len(rows) and steps != self.iterations:
             factors = self.factors(trial, rows, points, answers, gradients)
             step = natural_gradient(gradients.flatten(1), factors, self.damping).reshape_as(points)
-            clean = trial.images[rows]
-            # The box comes last: it holds the clean image, so clamping takes no pixel away from it.
-            points = (clean + clip(points - self.learning_rate * step - clean, "linf", self.epsilon)).clamp(0, 1)
+            points = project(points - self.learning_rate * step, trial.images[rows], "linf", self.epsilon)
             answers, gradients = trial.gradient(points, rows)
             rows, points, answers, gradients = trial.keep(rows, points, answers, gradients)
             steps += 1

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from zeroth.attacks.attack import Attack
-from zeroth.attacks.losses import Loss, check_loss, objective
-from zeroth.attacks.whitebox.steepest import clip, first_gradient, steepest
+from zeroth.attacks.losses import Loss, check_kappa, check_loss, objective
+from zeroth.attacks.whitebox.steepest import first_gradient, project, steepest
 from zeroth.oracles import GradientOracle, Oracle, Trial
 
 
@@ -61,8 +61,7 @@ class PGD(Attack):
             raise ValueError(f"learning_rate must be > 0 in [0, 1] pixels, got {learning_rate}")
         if restarts is not None and restarts < 0:
             raise ValueError(f"restarts must be >= 0, or None for no end but the budget, got {restarts}")
-        if kappa < 0:
-            raise ValueError(f"kappa must be >= 0, got {kappa}")
+        check_kappa(kappa)
         check_loss(loss)
         self.epsilon, self.norm, self.steps = epsilon, norm, steps
         self.learning_rate = epsilon / 2 if learning_rate is None else learning_rate
@@ -84,9 +83,7 @@ class PGD(Attack):
                 if len(rows) == 0:
                     break
                 moved = points[rows] - self.learning_rate * steepest(gradients, self.norm)
-                # The box comes last: it holds the clean image, so clamping takes no pixel away from it.
-                points[rows] = trial.images[rows] + clip(moved - trial.images[rows], self.norm, self.epsilon)
-                points[rows] = points[rows].clamp(0, 1)
+                points[rows] = project(moved, trial.images[rows], self.norm, self.epsilon)
                 _, gradients = trial.gradient(points[rows], rows, aim)
             if run == self.restarts:
                 trial.retire(trial.active, "restarts")

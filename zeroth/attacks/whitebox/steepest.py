@@ -68,3 +68,11 @@ def clip(delta: Tensor, norm: Norm, epsilon: float | Tensor) -> Tensor:
         return delta.clamp(-radius, radius)
     size = distance(delta, norm).reshape(-1, 1, 1, 1)
     return torch.where(size > radius, delta * (radius / size.clamp_min(torch.finfo(delta.dtype).tiny)), delta)
+
+
+def project(points: Tensor, clean: Tensor, norm: Norm, epsilon: float | Tensor) -> Tensor:
+    """Bring points (N, C, H, W) into the ball around clean images, then into the box [0, 1].
+
+    The box holds the clean image, so clamping takes no pixel away from it: the point stays in the ball.
+    """
+    return (clean + clip(points - clean, norm, epsilon)).clamp(0, 1)
