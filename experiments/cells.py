@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.experiment import Case
-from zeroth.records import Norm, config_hash, flatten, read_json, read_records
+from zeroth.records import Case, Norm, config_hash, flatten, read_json, read_records
 
 # Raised when a field is added, removed or changes its meaning.
 CELL_VERSION = 1

@@ -6,10 +6,11 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from zeroth.records import Case
+
 Job = Literal["train", "tune", "attack", "certify", "study"]
 Scale = Literal["digits", "mnist", "paper"]
 Column = Literal["success_rate", "queries_to_success", "queries", "l1", "l2", "linf"]
-Case = Literal["best", "average", "worst"]
 # The train stage whose best checkpoint it is, or one that no stage trains, by class_path and init_args.
 Network = str | dict[str, Any]
 PictureKind = Literal["success", "certified", "success_vs", "queries_vs", "lines", "transfer", "strip", "study"]

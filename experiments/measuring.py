@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
-from statsmodels.stats.weightstats import DescrStatsW
 
 from experiments.cells import Cell, CellKind
-from experiments.experiment import Case, Experiment, Ratio
+from experiments.experiment import Experiment, Ratio
 from zeroth.records import (
     Bootstrap,
+    Case,
     Norm,
     attack_summary,
     certificate_summary,
+    mean_interval,
     merge_records,
     plain,
     select_case,
@@ -99,15 +100,7 @@ def mean_distance(rows: pd.DataFrame, norm: Norm, *, confidence: float = 0.95) -
     Returns:
         ``mean``, ``low`` and ``high``; None without an image, no interval of a single one.
     """
-    found = rows.loc[rows["success"].astype(bool), norm].to_numpy(float)
-    if len(found) == 0:
-        return {"mean": None, "low": None, "high": None}
-    low, high = DescrStatsW(found).tconfint_mean(1 - confidence) if len(found) > 1 else (None, None)
-    return {
-        "mean": float(found.mean()),
-        "low": None if low is None else max(float(low), 0.0),
-        "high": None if high is None else float(high),
-    }
+    return mean_interval(rows.loc[rows["success"].astype(bool), norm], least=0.0, confidence=confidence)
 
 
 def paired_ratio(

@@ -38,6 +38,7 @@ from zeroth.records.summary import (
     certificate_summary,
     certified_accuracy,
     distortion_quartiles,
+    mean_interval,
     robust_accuracy_vs_epsilon,
     success_curve,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "header_path",
     "left_out_line",
     "markdown_table",
+    "mean_interval",
     "merge_records",
     "plain",
     "random_target",

@@ -71,6 +71,18 @@ def attack_summary(df: pd.DataFrame, *, confidence: float = 0.95) -> dict[str, A
     }
 
 
+def mean_interval(values: ArrayLike, *, least: float, confidence: float = 0.95) -> dict[str, float | None]:
+    """Return ``mean``, ``low`` and ``high`` of values (N,) by Student's t, the interval kept at ``least`` or above.
+
+    Without a value all are None; a single one has no interval.
+    """
+    sample = np.asarray(values, float)
+    if len(sample) < 2:
+        return {"mean": float(sample[0]) if len(sample) else None, "low": None, "high": None}
+    low, high = DescrStatsW(sample).tconfint_mean(1 - confidence)
+    return {"mean": float(sample.mean()), "low": max(float(low), least), "high": float(high)}
+
+
 def success_curve(df: pd.DataFrame, marks: Sequence[int]) -> list[float | None]:
     """Return the share of the attacked images with an adversarial image within each of M numbers of queries."""
     attacked = attacked_rows(df)
@@ -193,10 +205,7 @@ def _curve(counts: NDArray[np.int64], n: int, confidence: float, method: str) ->
 
 
 def _mean(values: pd.Series, confidence: float) -> dict[str, float | None]:
-    if len(values) < 2:
-        return {**_centre(values), "low": None, "high": None}
-    low, high = DescrStatsW(values).tconfint_mean(1 - confidence)
-    return {**_centre(values), "low": max(float(low), LEAST_QUERIES), "high": float(high)}
+    return {**_centre(values), **mean_interval(values, least=LEAST_QUERIES, confidence=confidence)}
 
 
 def _centre(values: pd.Series) -> dict[str, float | None]:
