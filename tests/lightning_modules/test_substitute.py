@@ -192,7 +192,7 @@ def test_a_killed_training_asks_nothing_twice_and_takes_the_same_steps(tmp_path)
     rows = [json.loads(line) for line in (cli.folder / "attack.jsonl").read_text().splitlines()[1:]]
     # Crafted on itself: where that succeeds it falls to it.
     failed = {row["fail_reason"] for row in rows if not row["success"]}
-    assert len(rows) == 20 and failed <= {"not crafted", "misclassified"}
+    assert len(rows) == 20 and failed <= {"not transferred", "misclassified"}
 
 
 def test_agreement_is_the_share_of_equal_answers():

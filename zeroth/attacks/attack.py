@@ -67,6 +67,12 @@ class Attack(ABC):
         """What :meth:`distance` is called in reports and pictures: the norm, or the words of an attack with its own."""
         return self.norm
 
+    @property
+    def rules(self) -> Rules:
+        """What the attack asks of a trial."""
+        ball = None if self.epsilon is None else Ball(self.norm, self.epsilon)
+        return Rules(self.distance, ball, self.accept, self.stop_at_success)
+
     def __call__(
         self,
         oracle: Oracle,
@@ -126,7 +132,6 @@ class Attack(ABC):
             if progress is not None:
                 progress(ProgressUpdate(spent + queries, finished + out, won + successes, size))
 
-        ball = None if self.epsilon is None else Ball(self.norm, self.epsilon)
         for start in range(0, size, step):
             part = slice(start, start + step)
             with torch.no_grad(), exact_float32(oracle.device.type):
@@ -139,7 +144,7 @@ class Attack(ABC):
                         self.kappa,
                         by_answer,
                     ),
-                    Rules(self.distance, ball, self.accept, self.stop_at_success),
+                    self.rules,
                     budget=budgets[part].to(oracle.device),
                     streams=ImageStreams(seed, keys[part], oracle.device),
                     journal=journal,

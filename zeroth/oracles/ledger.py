@@ -15,14 +15,18 @@ class Ledger:
 
     Args:
         images: (B, C, H, W) clean images: what ``best`` holds until something adversarial is found.
+        keep_misses: also keep of each image the point of least margin.
     """
 
     images: Tensor
+    keep_misses: bool = False
     queries: Tensor = field(init=False)  # (B,) int64, spent
     first: Tensor = field(init=False)  # (B,) int64, the number of the first adversarial query, -1 before
     best: Tensor = field(init=False)  # (B, C, H, W)
     best_label: Tensor = field(init=False)  # (B,) int64, the victim's answer to ``best``, -1 before
     best_distance: Tensor = field(init=False)  # (B,) float32, inf before
+    miss: Tensor = field(init=False)  # (B, C, H, W) the point of least margin, kept on demand
+    miss_margin: Tensor = field(init=False)  # (B,) its margin, inf before
     # Each improvement: row (int64), query number (int64), distance (float32); lists of equal-length tensors.
     events: list[tuple[Tensor, Tensor, Tensor]] = field(init=False, default_factory=list)
 
@@ -32,6 +36,8 @@ class Ledger:
         self.first = torch.full_like(self.queries, -1)
         self.best_label = torch.full_like(self.queries, -1)
         self.best_distance = torch.full_like(self.queries, torch.inf, dtype=torch.float32)
+        self.miss_margin = self.best_distance.clone()
+        self.miss = self.images.clone() if self.keep_misses else self.images[:0]
 
     @property
     def success(self) -> Tensor:
@@ -70,3 +76,18 @@ class Ledger:
         self.best[rows[take]] = points[take]
         self.best_label[rows[take]] = labels[take]
         self.best_distance[rows[take]] = distances[take]
+
+    def near(self, rows: Tensor, points: Tensor, margins: Tensor) -> None:
+        """Take the points of least margin, the first of equal ones.
+
+        Args:
+            rows: (M,) int64; a row may stand more than once.
+            points: (M, C, H, W).
+            margins: (M,).
+        """
+        least = self.miss_margin.scatter_reduce(0, rows, margins, "amin")
+        lower = (margins == least[rows]) & (margins < self.miss_margin[rows])
+        place = torch.arange(len(rows), device=rows.device)
+        first = torch.full_like(self.queries, len(rows)).scatter_reduce(0, rows[lower], place[lower], "amin")
+        take = first[first < len(rows)]
+        self.miss[rows[take]], self.miss_margin[rows[take]] = points[take], margins[take]

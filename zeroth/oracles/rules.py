@@ -19,12 +19,16 @@ class Rules:
         accept: "all" looks at every asked point, "iterates" only at those asked with ``iterate=True`` (the papers'
             convention).
         stop_at_success: a row leaves play once it has an adversarial point.
+        keep_misses: attack an image whatever its first answer is, and keep of those that are looked at its point of
+            least margin inside the ball, ``ledger.miss``; needs scores. For who must go on with something where nothing
+            is adversarial.
     """
 
     distance: Callable[[Tensor], Tensor]
     ball: Ball | None = None
     accept: Literal["all", "iterates"] = "all"
     stop_at_success: bool = True
+    keep_misses: bool = False
 
 
 @dataclass(frozen=True)

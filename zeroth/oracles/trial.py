@@ -59,7 +59,7 @@ class Trial:
         self.oracle, self.images, self.goal, self.rules = oracle, images, goal, rules
         self.budget, self.streams, self.journal, self.progress = budget, streams, journal, progress
         size, device = len(self.images), self.images.device
-        self.ledger = Ledger(self.images)
+        self.ledger = Ledger(self.images, rules.keep_misses)
         self.playing = torch.ones(size, dtype=torch.bool, device=device)
         self.reasons = [""] * size
         self.seconds = [0.0] * size
@@ -78,8 +78,9 @@ class Trial:
         asked = self.ledger.queries > 0
         predicted = self.start if self.start.ndim == 1 else self.start.nan_to_num(nan=-torch.inf).argmax(1)
         self.predicted = torch.where(asked, predicted, -1)
-        out, reason = self.goal.out_of_play(self.predicted)
-        self.retire(rows[out & asked], reason)
+        if not self.rules.keep_misses:
+            out, reason = self.goal.out_of_play(self.predicted)
+            self.retire(rows[out & asked], reason)
         self._settle(rows)
 
     @property
@@ -256,12 +257,20 @@ class Trial:
             hits = self.goal.met(answers, rows[place]).nonzero().flatten()
             if len(hits):
                 delta = flat[hits] - self.images[rows[place[hits]]]
-                if self.rules.ball is not None:
-                    inside = self.rules.ball.contains(delta)
-                    hits, delta = hits[inside], delta[inside]
+                inside = self._allowed(delta)
+                hits, delta = hits[inside], delta[inside]
                 labels = answers[hits] if answers.ndim == 1 else answers[hits].argmax(1)
                 self.ledger.improve(rows[place[hits]], column[hits], flat[hits], labels, self.rules.distance(delta))
+            if self.rules.keep_misses:
+                margins = self.goal.margin(answers, rows[place])
+                margins = margins.where(self._allowed(flat - self.images[rows[place]]), torch.inf)
+                self.ledger.near(rows[place], flat, margins)
         self.ledger.queries[rows] += mask.sum(1)
+
+    def _allowed(self, delta: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N,) bool: perturbations that are some, and inside the ball."""
+        changed = delta.flatten(1).any(1)
+        return changed if self.rules.ball is None else changed & self.rules.ball.contains(delta)
 
     def _settle(self, rows: Tensor) -> None:
         """Retire rows that have won or are spent."""

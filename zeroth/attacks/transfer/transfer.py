@@ -4,6 +4,7 @@ Shapes: N images asked, n active rows, M surrogates, K classes, C x H x W pixels
 """
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from zeroth.attacks.attack import Attack
 from zeroth.attacks.whitebox.carlini_wagner import CarliniWagner
-from zeroth.oracles import GradientOracle, LabelOracle, Oracle, Trial, VictimError
+from zeroth.oracles import GradientOracle, ImageStreams, LabelOracle, Oracle, Trial, VictimError
 from zeroth.oracles.scores import check_declared, check_scores, name_of, to_log_probabilities
 
 
@@ -60,10 +61,11 @@ class Transfer(Attack):
 
     The box answers two queries an image: the check of the clean image, and the crafted one. What the surrogates answer
     costs nothing of the budget; ``surrogate_queries`` tells it. Norm, distance, radius and
-    kappa are the inner attack's: the surer the surrogates, the likelier the box follows. An image for which the inner
-    attack finds nothing within ``surrogate_budget`` is not asked and ends as "not crafted", among them those that the
-    surrogates get wrong as they are; one that was asked and does not fool the box ends as "not transferred", or as
-    "budget" where that was its last query.
+    kappa are the inner attack's: the surer the surrogates, the likelier the box follows. The box is asked about every
+    image, as in the thesis: about one that the surrogates get wrong as it is, too, and about the point of least margin
+    where the inner attack fools them with none within ``surrogate_budget``. An image that does not fool the box ends as
+    "not transferred", or as "budget" where that was its last query; as "not crafted" where ``surrogate_budget`` is too
+    small for a point.
 
     Args:
         surrogates: modules, images in [0, 1] -> logits, which are put into eval mode; several are attacked as the mean
@@ -95,7 +97,7 @@ class Transfer(Attack):
                 f"needs a {self.attack.oracle_type.__name__}: give one such as CarliniWagner, EAD or PGD"
             )
         self.surrogates, self.surrogate_budget = list(surrogates), surrogate_budget
-        self.norm, self.epsilon = self.attack.norm, self.attack.epsilon
+        self.norm, self.epsilon, self.request = self.attack.norm, self.attack.epsilon, self.attack.request
         self.surrogate_queries = 0
         self._ensemble = MeanOfSoftmax(self.surrogates).eval()
 
@@ -119,20 +121,26 @@ class Transfer(Attack):
             max_batch=trial.oracle.max_batch,
             device=trial.oracle.device,
         )
-        keys = torch.tensor(trial.streams.keys)[rows.cpu()]
-        goal = trial.goal
-        crafted = self.attack(
+        goal = replace(
+            trial.goal,
+            labels=trial.goal.labels[rows],
+            targets=None if trial.goal.targets is None else trial.goal.targets[rows],
+            kappa=self.attack.kappa,
+        )
+        streams = trial.streams
+        crafting = Trial(
             oracle,
             trial.images[rows],
-            goal.labels[rows],
-            None if goal.targets is None else goal.targets[rows],
-            budget=self.surrogate_budget,
-            seed=trial.streams.seed,
-            indices=keys,
+            goal,
+            replace(self.attack.rules, keep_misses=True),
+            budget=torch.full_like(rows, self.surrogate_budget),
+            streams=ImageStreams(streams.seed, torch.tensor(streams.keys)[rows.cpu()], trial.oracle.device),
         )
+        self.attack.run(crafting)
         self.surrogate_queries += oracle.queries
-        made = crafted.success.to(rows.device)
+        ledger = crafting.ledger
+        made = ledger.success | ledger.miss_margin.isfinite()
         trial.retire(rows[~made], "not crafted")
-        points = crafted.adversarial.to(rows.device)[made]
+        points = ledger.best.where(ledger.success.reshape(-1, 1, 1, 1), ledger.miss)[made]
         trial.query(points.unsqueeze(1), rows[made])
         trial.retire(rows[made], "not transferred")
