@@ -17,7 +17,14 @@ RESULTS = ROOT / "results"
 PROMISED = [
     *(
         f"zo_ngd/{table}/mnist"
-        for table in ("table1_mnist", "table_a2_mnist", "figure2_mnist", "whitebox_mnist", "table1_cifar10")
+        for table in (
+            "table1_mnist",
+            "table_a2_mnist",
+            "figure2_mnist",
+            "whitebox_mnist",
+            "table1_cifar10",
+            "square_mnist",
+        )
     ),
     *(f"zo_ngd/{table}/mnist" for table in ("figure_a2a_mnist", "figure_a2b_mnist")),
     "cohen/mnist/mnist",
