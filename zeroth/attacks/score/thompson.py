@@ -72,7 +72,7 @@ class Thompson(Attack):
     change nothing turns its square over instead.
 
     Beside its queries an iteration costs O(M d + M^3) an image. The defaults are ours, set by hand on MNIST training
-    images.
+    images; settings tuned on 100 of them (40 trials) were no better on 300 others.
 
     Args:
         epsilon: radius of the l_inf ball, [0, 1] pixels.

@@ -19,7 +19,8 @@ class PGD(Attack):
     .. math:: x_{k+1} = \Pi_{\epsilon}(x_k - \lambda \, \text{sign}(\nabla J(x_k))) \quad (l_\infty)
 
     and lambda times the unit gradient for l_2. A start and a step cost one query each. The defaults are ours, set by
-    hand on MNIST training images; ``configs/attack/pgd_paper.yaml`` has the paper's.
+    hand on MNIST training images, where settings tuned on 100 of them (40 trials) won fewer of 300 others;
+    ``configs/attack/pgd_paper.yaml`` has the paper's.
 
     Args:
         epsilon: radius of the ball, [0, 1] pixels; paper .3 (l_inf, MNIST).
