@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from tests.attacks.promises import an_image_stands_alone, successes_hold
 from tests.victims import Linear, Logging, random_linear
 from zeroth.attacks import Bandits
 from zeroth.oracles import ImageStreams, ScoreOracle
@@ -138,36 +139,12 @@ def test_iterates_stay_in_ball_and_box(norm, shape):
     iterates = victim.asked[3::3]
     assert torch.linalg.vector_norm((iterates - images[0]).flatten(1), order, 1).max() <= attack.epsilon + 1e-6
     assert victim.asked.min() >= 0 and victim.asked.max() <= 1
-    result = attack(ScoreOracle(net), images, labels, budget=100, seed=0)
-    won = result.success
-    assert (net(result.adversarial[won]).argmax(1) != labels[won]).all() and (
-        result.predicted[won] != labels[won]
-    ).all()
-    assert (result.distance[won] <= attack.epsilon + 1e-6).all()
+    successes_hold(attack, net, images, labels, budget=100)
 
 
 @both
-def test_images_do_not_depend_on_their_batch(norm):
-    attack = ATTACKS[norm]
-    together = attack(ScoreOracle(NET), IMAGES, LABELS, budget=150, seed=0)
-    for row in range(4):
-        alone = attack(
-            ScoreOracle(NET), IMAGES[row : row + 1], LABELS[row : row + 1], budget=150, seed=0, indices=[row]
-        )
-        assert torch.equal(alone.adversarial[0], together.adversarial[row])
-        assert int(alone.queries) == int(together.queries[row])
-
-
-@both
-def test_wrong_images_stay_out_and_leave_their_neighbours_alone(norm):
-    labels = LABELS.clone()
-    labels[1] = (labels[1] + 1) % 5
-    attack = ATTACKS[norm]
-    result = attack(ScoreOracle(NET), IMAGES, labels, budget=150, seed=0)
-    whole = attack(ScoreOracle(NET), IMAGES, LABELS, budget=150, seed=0)
-    assert result.reason[1] == "misclassified" and int(result.queries[1]) == 1 and not result.success[1]
-    rest = torch.tensor([0, 2, 3])
-    assert torch.equal(result.adversarial[rest], whole.adversarial[rest])
+def test_an_image_stands_alone(norm):
+    an_image_stands_alone(ATTACKS[norm], NET, IMAGES, LABELS, budget=150)
 
 
 @both

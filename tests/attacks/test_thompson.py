@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from tests.attacks.promises import an_image_stands_alone, successes_hold
 from tests.victims import Linear, Logging, random_linear
 from zeroth.attacks import Square, Thompson
 from zeroth.attacks.score.square import share, square_side
@@ -197,15 +198,12 @@ def test_every_point_stays_in_ball_and_box(shape, cells):
     assert victim.asked.min() >= 0 and victim.asked.max() <= 1
 
 
-def test_images_do_not_depend_on_their_batch_or_on_wrong_neighbours():
-    labels = LABELS.clone()
-    labels[1] = (labels[1] + 1) % 5
-    together = ATTACK(ScoreOracle(NET), IMAGES, labels, budget=60, seed=0)
-    assert together.reason[1] == "misclassified" and int(together.queries[1]) == 1
-    for row in (0, 2, 3):
-        alone = ATTACK(ScoreOracle(NET), IMAGES[row : row + 1], labels[row : row + 1], budget=60, seed=0, indices=[row])
-        assert torch.equal(alone.adversarial[0], together.adversarial[row])
-        assert int(alone.queries) == int(together.queries[row])
+def test_an_image_stands_alone():
+    an_image_stands_alone(ATTACK, NET, IMAGES, LABELS, budget=60)
+
+
+def test_successes_hold():
+    successes_hold(ATTACK, NET, IMAGES, LABELS, budget=60)
 
 
 @pytest.mark.parametrize("loss", ["margin", "cross_entropy"])
