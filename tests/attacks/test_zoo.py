@@ -111,6 +111,18 @@ def test_an_iteration_is_the_probes_of_distinct_coordinates_and_their_iterate():
         before = after
 
 
+def test_a_rate_that_decays_falls_by_a_square_root_over_a_search():
+    """Adam under a slope that outweighs the distortion moves each pixel by the rate; k counts from 0 in each search."""
+    victim = Logging(Linear(torch.tensor([[0.0, 0], [9, -9]])))
+    image = torch.full((1, 1, 1, 2), 0.5)
+    attack = ZOO(h=0.01, learning_rate=0.02, decay=True, constant=1e3, searches=2, iterations=4, kappa=1e3)
+    attack(ScoreOracle(victim), image, torch.tensor([0]), budget=41, seed=0)
+    steps = victim.asked[5::5].flatten(1).diff(dim=0, prepend=image.flatten(1)).abs()  # 4 probes and the iterate
+    expected = 0.02 * torch.tensor([1, 0.75, 0.5, 0.25]).sqrt()
+    assert steps[:4].allclose(expected.unsqueeze(1).expand(4, 2), rtol=1e-3)
+    assert steps[4].allclose(expected.sum() - expected[0], rtol=1e-3)  # back to the clean image, then the whole rate
+
+
 def test_a_search_begins_anew_from_the_clean_image_with_adam_as_new():
     victim = Logging(NET)
     attack = ZOO(constant=1e-3, searches=3, iterations=2, learning_rate=1e-4, patience=None)

@@ -54,6 +54,8 @@ class ZOO(Attack):
         searches: c's tried; None for as many as the budget allows; paper 9, or 1 on ImageNet.
         iterations: of one search; paper 3,000 (MNIST), 1,000 (CIFAR-10), 1,500 and 20,000 (ImageNet).
         learning_rate: eta; paper .01, .002 on ImageNet.
+        decay: multiply eta by sqrt(1 - k / iterations) at iteration k of a search, as EAD does; paper False. Few
+            iterations need a large eta, about whose size the pixels go on to swing.
         patience: end a search whose loss has not fallen over so many iterations; None never; paper 100. A search is
             looked at at even distances, so it is a little longer where it does not divide ``iterations``.
         reset_adam: forget Adam's moments at the first success of a search (paper on ImageNet).
@@ -86,6 +88,7 @@ class ZOO(Attack):
         searches: int | None = None,
         iterations: int = 100,
         learning_rate: float = 0.05,
+        decay: bool = False,
         patience: int | None = None,
         reset_adam: bool = False,
         spaces: list[int] | None = None,
@@ -117,7 +120,7 @@ class ZOO(Attack):
         self.variable: Variable = variable
         self.solver: Solver = solver
         self.h, self.coordinates, self.constant, self.searches = h, coordinates, constant, searches
-        self.iterations, self.learning_rate, self.patience = iterations, learning_rate, patience
+        self.iterations, self.learning_rate, self.decay, self.patience = iterations, learning_rate, decay, patience
         self.reset_adam, self.spaces, self.schedule, self.importance = reset_adam, spaces, schedule, importance
         self.kappa, self.accept = kappa, accept
 
@@ -176,6 +179,8 @@ class _Descent:
             rows, space, coordinates, self.hinge(answers, rows).unflatten(1, (-1, 2))
         )
         change = self.solver.move(rows, coordinates, gradient.float(), curvature.float(), known)
+        if self.attack.decay:
+            change = change * (1 - self.search.iteration[rows] / self.attack.iterations).sqrt().unsqueeze(1)
         y = self.y[rows, : space.size].scatter_add(1, coordinates, change)
         if space.whole and variable == "box":  # the projection
             y = y.clamp(-self.clean[rows], 1 - self.clean[rows])
