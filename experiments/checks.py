@@ -160,9 +160,12 @@ def _dataset(origin: Origin, cell: Cell) -> str:
 
 
 def _norm(origin: Origin, cell: Cell) -> str | None:
-    """The norm by the attack's class; the cell's own where the class is not to be found here."""
-    attack = locate(origin.settings["attack.class_path"])
-    return origin.settings.get("attack.init_args.norm") or getattr(attack, "norm", cell.norm)
+    """The norm by the class of the attack, or of the one within it; the cell's own where the class is not found."""
+    start, settings = "attack.", origin.settings
+    while f"{start}init_args.attack.class_path" in settings:
+        start += "init_args.attack."
+    attack = locate(settings[f"{start}class_path"])
+    return settings.get(f"{start}init_args.norm") or getattr(attack, "norm", cell.norm)
 
 
 def _json(path: Path) -> Any:

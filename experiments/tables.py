@@ -157,7 +157,8 @@ def _attack_caption(cells: Sequence[Cell], columns: Sequence[Column]) -> list[st
         intervals += ", bootstrap over images of ratios, which are of the means over the n that both lines won"
     if any(cell.case is None and cell.config["settings"].get("targeted") == "all" for cell in cells):
         intervals += "; those of rates and means take the classes of an image for independent, which they are not"
-    norms = _distinct(cells, lambda cell: NORMS[cell.norm] if cell.norm else "")
+    in_ball = [cell for cell in cells if cell.config["settings"].get("attack.init_args.epsilon") is not None]
+    norms = _distinct(in_ball, lambda cell: NORMS[cell.norm] if cell.norm else "")
     budget = f"{_numbers(cell.setting('budget') for cell in cells)} queries an image"
     balls = _numbers(cell.config["settings"].get("attack.init_args.epsilon") for cell in cells)
     sentences = [
