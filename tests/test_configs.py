@@ -50,7 +50,8 @@ def assert_built(attack, written):
         if isinstance(value, dict):  # an attack within an attack
             assert_built(getattr(attack, name), value)
         elif value is not None:  # None may stand for what the class derives from the others
-            assert getattr(attack, name) == value, name
+            kept = getattr(attack, name)
+            assert kept == (tuple(value) if isinstance(kept, tuple) else value), name  # YAML has no tuples
 
 
 @pytest.mark.parametrize("path", shipped("attack"), ids=stem)

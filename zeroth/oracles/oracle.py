@@ -175,7 +175,7 @@ class Oracle(ABC):
             check_declared(scores.detach(), self.output, self.model)
             self._declared = True
         self.num_classes = scores.shape[1]
-        return scores.float()
+        return scores
 
 
 class ScoreOracle(Oracle):
@@ -183,7 +183,7 @@ class ScoreOracle(Oracle):
 
     def read(self, scores: Any, images: int) -> Tensor:
         """See :class:`Oracle`."""
-        return to_log_probabilities(self._check(scores, images), self.output).to(self.device)
+        return to_log_probabilities(self._check(scores, images).float(), self.output).to(self.device)
 
 
 class LabelOracle(Oracle):
@@ -199,7 +199,8 @@ class LabelOracle(Oracle):
                     ">= 0; give an abstention a class of its own"
                 )
             return labels.to(self.device, torch.int64, copy=True)
-        # Any kind of score has the same arg max, so what was declared does not matter here.
+        # Any kind of score has the same arg max, so what was declared does not matter here. It is that of the victim's
+        # own numbers: rounded to float32, classes that float64 tells apart would be equal.
         return self._check(scores, images, declared=False).argmax(1).to(self.device)
 
 

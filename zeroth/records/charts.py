@@ -1,6 +1,6 @@
-"""Measured values against a setting, as lines or as bars, with their intervals. As in plots.py, nothing touches pyplot.
+"""Measured values against a setting or queries, as lines or as bars. As in plots.py, nothing touches pyplot.
 
-Shapes: M values of the setting.
+Shapes: M values of the setting, or marks of queries; B images.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,22 @@ from matplotlib.ticker import (
     PercentFormatter,
     StrMethodFormatter,
 )
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from zeroth.records.plots import COLOURS, LEGEND, dress, finish, line_styles, new_axes, run_label, share_axis
+from zeroth.records.plots import (
+    COLOURS,
+    LEGEND,
+    NORM_NAMES,
+    dress,
+    finish,
+    line_styles,
+    new_axes,
+    query_axis,
+    run_label,
+    run_labels,
+    share_axis,
+)
+from zeroth.records.summary import ROUNDING
 
 # Above so many points error bars of several lines run into one another: a band is drawn.
 MOST_ERROR_BARS = 10
@@ -76,6 +89,30 @@ def setting_panels(
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), LEGEND_ACROSS), **LEGEND)
     return figure
+
+
+def within_figure(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, threshold: float, distance: str = "l2"
+) -> Figure:
+    """Draw the share of images that are within a distance against queries.
+
+    Args:
+        curves: run name -> (marks (M,), ascending, distances (M, B)), inf where nothing was found yet. Leave out images
+            that were not attacked.
+        threshold: the distance.
+        distance: what the distances are, a norm or words ("elastic-net").
+    """
+    tables = {name: (np.asarray(marks, float), np.asarray(values, float)) for name, (marks, values) in curves.items()}
+    labels, images = run_labels({name: values.shape[1] for name, (_, values) in tables.items()})
+    name = NORM_NAMES.get(distance, distance)
+    figure, axes = new_axes("queries per image", rf"share within {name} $\leq$ {threshold:g}{images}")
+    for (marks, values), label, style in zip(tables.values(), labels, line_styles(tables), strict=True):
+        share = (values <= threshold + ROUNDING).sum(1) / max(values.shape[1], 1)
+        axes.step(marks, share, where="post", label=label, **style)
+    ends = [marks.max() for marks, _ in tables.values()]
+    query_axis(axes, 1, max(ends, default=1.0))
+    share_axis(axes)
+    return finish(figure, axes, "best")
 
 
 def heat_figure(values: pd.DataFrame, *, x: str, value: str) -> Figure:

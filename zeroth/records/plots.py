@@ -44,7 +44,7 @@ def success_figure(runs: Mapping[str, pd.DataFrame], *, budget: int | None = Non
         budget: right end of the axis; None takes the most that any image spent.
     """
     attacked = {name: attacked_rows(table) for name, table in runs.items()}
-    labels, images = _labels({name: len(rows) for name, rows in attacked.items()})
+    labels, images = run_labels({name: len(rows) for name, rows in attacked.items()})
     figure, axes = new_axes("queries per image", f"attack success rate{images}")
     end = max([budget or 1, *(int(rows["queries"].max()) for rows in attacked.values() if len(rows) and not budget)])
     earliest = end
@@ -54,7 +54,7 @@ def success_figure(runs: Mapping[str, pd.DataFrame], *, budget: int | None = Non
         share = np.arange(1, len(first) + 1) / max(len(rows), 1)
         last, earliest = (share[-1], min(earliest, first[0])) if len(first) else (0.0, earliest)
         axes.step([1, *first, end], [0, *share, last], where="post", label=label, **style)
-    _query_axis(axes, _round_below(earliest) if earliest < end else 1, end)
+    query_axis(axes, _round_below(earliest) if earliest < end else 1, end)
     share_axis(axes)
     return finish(figure, axes, "best")
 
@@ -89,7 +89,7 @@ def distortion_figure(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, dist
     # From the first mark where a quartile is known: before it there is nothing to see.
     known = [marks[np.isfinite(quartiles).any(0)].min(initial=end) for marks, quartiles in spread.values()]
     earliest = min(known, default=end)
-    _query_axis(axes, _round_below(earliest) if earliest < end else 1, end)
+    query_axis(axes, _round_below(earliest) if earliest < end else 1, end)
     axes.set_ylim(0, top)
     return finish(figure, axes, "best")
 
@@ -104,7 +104,7 @@ def certified_accuracy_figure(
         confidence: of the band.
         max_radius: right end of the axis, in [0, 1] pixels; None takes a little more than the largest radius.
     """
-    labels, images = _labels({name: len(table) for name, table in runs.items()})
+    labels, images = run_labels({name: len(table) for name, table in runs.items()})
     figure, axes = new_axes(r"$\ell_2$ radius, [0, 1] pixels", f"certified accuracy{images}")
     end = (
         max_radius
@@ -236,8 +236,8 @@ def run_label(name: str, n: int | None = None) -> str:
     return name if n is None else f"{name} (n = {n:,})"
 
 
-def _labels(counts: Mapping[str, int]) -> tuple[list[str], str]:
-    """Labels of runs with their numbers of images; where all have the same, the axis says it once, by the second."""
+def run_labels(counts: Mapping[str, int]) -> tuple[list[str], str]:
+    """Label runs with their numbers of images; where all have the same, the axis says it once, by the second."""
     if len(counts) > 1 and len(shared := set(counts.values())) == 1:
         return [run_label(name) for name in counts], f" (n = {shared.pop():,})"
     return [run_label(name, n) for name, n in counts.items()], ""
@@ -249,8 +249,8 @@ def _round_below(queries: float) -> float:
     return max(step for step in steps if step == 1 or step < queries)
 
 
-def _query_axis(axes: Axes, start: float, end: float) -> None:
-    """Logarithmic where the queries span more than a decade; whole numbers with thousands separators."""
+def query_axis(axes: Axes, start: float, end: float) -> None:
+    """Make the x axis one of queries: logarithmic above a decade, whole numbers with thousands separators."""
     if start > 0 and end / start > 10:
         axes.set_xscale("log")
         if end / start < 1e3:  # decades alone would leave one or two labels

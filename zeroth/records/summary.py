@@ -107,6 +107,36 @@ def distortion_quartiles(distances: ArrayLike) -> NDArray[np.float64]:
     return np.where(quartiles > largest, np.inf, quartiles)
 
 
+def distortion_summary(
+    distances: ArrayLike, *, threshold: float | None = None, confidence: float = 0.95
+) -> dict[str, Any]:
+    """Summarize how near B attacked images have come within some number of queries.
+
+    Args:
+        distances: (B,), inf where there is no adversarial image yet.
+        threshold: a distance that counts as won.
+        confidence: of all intervals.
+
+    Returns:
+        ``n``, the images, and ``n_found``, those at a finite distance; ``median`` over all of them, inf where its
+        images have none; ``mean``, ``low`` and ``high`` over those found, by Student's t; ``success``, the share of all
+        images within the threshold as ``{"value", "low", "high"}`` by Wilson, None without one.
+    """
+    _check_confidence(confidence)
+    values = np.asarray(distances, float)
+    found = values[np.isfinite(values)]
+    within = None
+    if threshold is not None:
+        within = _rate(int((values <= threshold + ROUNDING).sum()), len(values), confidence, "wilson")
+    return {
+        "n": len(values),
+        "n_found": len(found),
+        "median": float(distortion_quartiles(values[None])[1, 0]) if len(values) else None,
+        **mean_interval(found, least=0.0, confidence=confidence),
+        "success": within,
+    }
+
+
 def robust_accuracy_vs_epsilon(
     df: pd.DataFrame, norm: Norm, grid: Sequence[float], *, confidence: float = 0.95
 ) -> dict[str, list[float | None]]:

@@ -1,0 +1,1 @@
+"""Attacks that read the victim's labels alone."""
