@@ -13,6 +13,8 @@ from torch import Tensor
 
 from zeroth.attacks import Attack, AttackResult
 from zeroth.attacks.attack import check_least_likely
+from zeroth.attacks.label.label_attack import LabelAttack
+from zeroth.attacks.label.starts import Pool
 from zeroth.oracles import GradientOracle, Journal, Output, ProgressUpdate
 from zeroth.oracles.scores import name_of
 from zeroth.records import random_target
@@ -85,6 +87,7 @@ class AttackTask(EvaluationTask):
             the answer of the first check) or all (K - 1 rows an image, one a wrong class, ascending).
         total_queries: cap on the queries of all images together, in order.
         max_batch: most images the victim is asked at once.
+        starts: gives images of all classes, asked once where a targeted attack has a ``pool`` to start from.
 
     Raises:
         ValueError: a setting out of its range, or targets that an attack on labels alone cannot know.
@@ -105,6 +108,7 @@ class AttackTask(EvaluationTask):
         targeted: Targets = "none",
         total_queries: int | None = None,
         max_batch: int | None = None,
+        starts: Callable[[], Pool] | None = None,
     ) -> None:
         super().__init__()
         if budget < 1:
@@ -115,7 +119,7 @@ class AttackTask(EvaluationTask):
             check_least_likely(targeted, attack.oracle_type)
         self.victim, self.attack, self.num_classes = victim, attack, num_classes
         self.budget, self.seed, self.output, self.targeted = budget, seed, output, targeted
-        self.total_queries, self.max_batch = total_queries, max_batch
+        self.total_queries, self.max_batch, self.starts = total_queries, max_batch, starts
         self.rows_an_image = num_classes - 1 if targeted == "all" else 1
         self.spent = 0
 
@@ -140,6 +144,8 @@ class AttackTask(EvaluationTask):
             keys = indices * self.num_classes + targets
         else:
             targets = choose_targets(self.targeted, labels, indices, self.num_classes, self.seed)
+        if isinstance(self.attack, LabelAttack) and targets is not None and self.attack.pool is None and self.starts:
+            self.attack.pool = self.starts()
         oracle = self.attack.oracle_type(
             self.victim,
             output=self.output,

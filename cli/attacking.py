@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
+from pytorch_lightning import LightningDataModule
 from pytorch_lightning.cli import LightningArgumentParser
 
 from callbacks.attack_report import report_attack
@@ -12,6 +14,7 @@ from callbacks.record_writer import AttackRecordWriter
 from callbacks.tasks import AttackTask, Targets
 from cli.evaluation import RecordsCLI
 from zeroth.attacks import Attack
+from zeroth.attacks.label.starts import Pool
 
 EXAMPLES = """\
 Attack a victim through queries alone. Records, report.json and pictures go to runs/attack/<name>; a killed run goes on
@@ -49,6 +52,16 @@ def attack_name(attack: Namespace) -> str:
     """Name a parsed attack by its file, else by its class."""
     file = attack.get("__path__")
     return Path(str(file)).stem if file else str(attack.class_path).rpartition(".")[2].lower()
+
+
+def training_images(data: LightningDataModule) -> Pool:
+    """Give the training images, from which targeted attacks on labels start; they are read when asked for.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    split = data.dataset("train")  # type: ignore[attr-defined]
+    return Pool(split.targets, lambda places: torch.stack([split[place]["image"] for place in places.tolist()]))
 
 
 class AttackCLI(RecordsCLI):
@@ -94,6 +107,7 @@ class AttackCLI(RecordsCLI):
             targeted=config.targeted,
             total_queries=config.total_queries,
             max_batch=config.max_batch,
+            starts=lambda: training_images(config.data),
         )
 
     def build_writer(self) -> AttackRecordWriter:

@@ -30,7 +30,7 @@ from callbacks.tuning import (
     worst_value,
 )
 from callbacks.tuning_report import TuningProgress, log_trial, report_tuning
-from cli.attacking import add_attack_arguments, attack_name
+from cli.attacking import add_attack_arguments, attack_name, training_images
 from cli.evaluation import EvaluationCLI
 from cli.folders import save_config
 from cli.parser import spelled
@@ -107,6 +107,7 @@ class TuneCLI(EvaluationCLI):
             output=self.victim_options.output,
             targeted=config.targeted,
             max_batch=config.max_batch,
+            starts=lambda: training_images(config.data),
         )
 
     def method_name(self) -> str:

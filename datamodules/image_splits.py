@@ -36,6 +36,11 @@ class TensorSplit(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def targets(self) -> Tensor:
+        """The labels of this split's rows, int64 (n,)."""
+        return self.labels[self.indices]
+
     def __getitem__(self, row: int) -> Item:
         return self.__getitems__([row])[0]
 
@@ -80,6 +85,11 @@ class FileSplit(Dataset[Item]):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def targets(self) -> Tensor:
+        """The labels of this split's rows, int64 (n,); no file is read."""
+        return torch.tensor([self.samples[index][1] for index in self.indices.tolist()], dtype=torch.int64)
 
     def __getitem__(self, row: int) -> Item:
         index = int(self.indices[row])
