@@ -64,7 +64,7 @@ def report_attack(
         what report.json says.
     """
     rows, pieces = merge_records(folder, "attack"), load_pieces(folder)
-    marks = query_marks(budget)
+    marks = query_marks(budget) if pieces is None else pieces.marks.tolist()
     cases = {
         case: select_case(rows, case, norm=attack.norm, seed=seed) for case in (CASES if rows_an_image > 1 else ())
     }

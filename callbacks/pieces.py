@@ -17,14 +17,20 @@ from zeroth.attacks import AttackResult
 from zeroth.records import replacing
 
 EXAMPLES = 8  # kept of each batch, for the picture of adversarial examples
-MARKS = 64  # points of a curve over queries
+MARKS = 64  # points of a curve over queries, beside the round numbers
 NO_TARGET = -1
 PieceKey = tuple[int, int]
 
 
 def query_marks(budget: int) -> list[int]:
-    """Numbers of queries at which curves are read: at most 64, evenly spaced in their logarithm, up to the budget."""
-    return np.unique(np.geomspace(1, budget, MARKS).round().astype(int)).tolist()
+    """Numbers of queries at which curves are read, ascending up to the budget.
+
+    64 that are evenly spaced in their logarithm, for pictures, and all numbers of one significant digit (200, 500,
+    4,000 ...), which tables show.
+    """
+    spaced = np.geomspace(1, budget, MARKS).round().astype(int)
+    whole = np.outer(10 ** np.arange(len(str(budget))), np.arange(1, 10))
+    return np.union1d(spaced, whole[whole <= budget]).tolist()
 
 
 def save_piece(folder: Path, key: str, result: AttackResult, marks: list[int], *, adversarial: bool) -> None:
@@ -65,8 +71,9 @@ class Pieces:
     """The merged pieces of a run.
 
     Attributes:
-        keys: what the N rows are known by, ascending: dataset index and target, NO_TARGET where an image has one row.
-        marks: (M,) numbers of queries.
+        keys: what the N rows are known by, ascending: dataset index and target, NO_TARGET of untargeted attacks and
+            where older pieces do not tell.
+        marks: (M,) numbers of queries, those that all pieces have.
         distance: (N, M) distance of the best point found within each mark; inf where there was none.
         shown: keys of the n examples, n at most 8.
         label, predicted: (n,) classes of the examples before and after.
@@ -84,8 +91,8 @@ class Pieces:
 
     def keys_of(self, rows: pd.DataFrame) -> list[PieceKey]:
         """Return the keys of attack rows of the same run."""
-        several = any(target != NO_TARGET for _, target in self.keys)
-        targets = rows["target"].tolist() if several else [NO_TARGET] * len(rows)
+        told = any(target != NO_TARGET for _, target in self.keys)
+        targets = rows["target"].tolist() if told else [NO_TARGET] * len(rows)
         return list(zip(rows["index"].tolist(), targets, strict=True))
 
     def distances(self, rows: pd.DataFrame) -> NDArray[np.float32]:
@@ -95,32 +102,36 @@ class Pieces:
 
 
 def load_pieces(folder: Path) -> Pieces | None:
-    """Merge the pieces of all batches by index and, where an image has several rows, target; None without pieces."""
+    """Merge the pieces of all batches by index and target; None without pieces."""
     paths = sorted((folder / "curves").glob("*.safetensors"))
     if not paths:
         return None
-    curves: dict[PieceKey, Tensor] = {}
+    curves: dict[PieceKey, tuple[Tensor, Tensor]] = {}
     examples: dict[PieceKey, tuple[Tensor, ...]] = {}
-    marks = torch.empty(0)
+    common: set[int] | None = None
     for path in paths:
         piece = load_file(path)
         marks = piece["marks"]
-        several = len(piece["index"].unique()) < len(piece["index"])  # older pieces of one row an image tell no target
-        curves.update(zip(_keys(piece, "index", "target", several), piece["distance"], strict=True))
+        common = set(marks.tolist()) & (set(marks.tolist()) if common is None else common)
+        curves.update(
+            (key, (marks, row)) for key, row in zip(_keys(piece, "index", "target"), piece["distance"], strict=True)
+        )
         if len(examples) < EXAMPLES:
             kept = (piece[name] for name in ("label", "predicted", "image", "adversarial"))
-            shown = _keys(piece, "shown", "shown_target", several)
-            examples.update(zip(shown, zip(*kept, strict=True), strict=True))
+            examples.update(zip(_keys(piece, "shown", "shown_target"), zip(*kept, strict=True), strict=True))
+    # A run that another version of the project began, and this one went on with, has pieces of other marks too.
+    shared = torch.tensor(sorted(common or ()), dtype=torch.int64)
     kept_keys = sorted(examples)[:EXAMPLES]
     rows = [examples[key] for key in kept_keys]
     columns = [torch.stack(column) for column in zip(*rows, strict=True)] if rows else [torch.empty(0)] * 4
     keys = sorted(curves)
-    return Pieces(keys, marks, torch.stack([curves[key] for key in keys]), kept_keys, *columns)
+    distance = torch.stack([row[torch.isin(marks, shared)] for marks, row in map(curves.__getitem__, keys)])
+    return Pieces(keys, shared, distance, kept_keys, *columns)
 
 
-def _keys(piece: dict[str, Tensor], index: str, target: str, several: bool) -> list[PieceKey]:
+def _keys(piece: dict[str, Tensor], index: str, target: str) -> list[PieceKey]:
     indices = piece[index].tolist()
-    targets = piece[target].tolist() if several else [NO_TARGET] * len(indices)
+    targets = piece[target].tolist() if target in piece else [NO_TARGET] * len(indices)  # older pieces do not tell
     return list(zip(indices, targets, strict=True))
 
 

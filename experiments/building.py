@@ -18,6 +18,7 @@ from experiments.cells import (
     tuning_told,
     victim_named,
 )
+from experiments.curves import copy_curve
 from experiments.examples import copy_examples
 from experiments.experiment import Experiment, Job, Row, Stage
 from experiments.measuring import measure
@@ -35,8 +36,8 @@ def build_cell(experiment: Experiment, plan: Plan, row: Row, folder: Path) -> Ce
         experiment: whose row it is.
         plan: where its runs lie.
         row: the line.
-        folder: gets ``records/<stage>...``, for a tuned method ``tuning/<tune stage>.json``, and what a picture shows
-            of its images, ``examples/<stage>.safetensors``.
+        folder: gets ``records/<stage>...``, for a tuned method ``tuning/<tune stage>.json``, what a picture shows of
+            its images, ``examples/<stage>.safetensors``, and distances over queries, ``curves/<stage>.safetensors``.
 
     Raises:
         FileNotFoundError: the run has no rows yet, or its victim no checkpoint.
@@ -66,6 +67,7 @@ def build_cell(experiment: Experiment, plan: Plan, row: Row, folder: Path) -> Ce
         tuning = _copy_tuning(planned[stage.tuned], folder)
         _require_tuned(planned[stage.tuned], victim, row.stage, stage, origin, run)
     examples = copy_examples(experiment, planned[row.stage], row, folder)
+    curve = copy_curve(experiment, planned[row.stage], folder) if kind == "attack" else None
     cell = Cell(
         schema_version=CELL_VERSION,
         experiment=plan.experiment,
@@ -90,6 +92,7 @@ def build_cell(experiment: Experiment, plan: Plan, row: Row, folder: Path) -> Ce
         records={"file": records.relative_to(folder).as_posix(), "sha256": file_sha256(records)},
         case=row.case,
         examples=examples,
+        curve=curve,
     )
     _refuse_machine_paths(cell.to_dict(), row.stage)
     return cell

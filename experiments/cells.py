@@ -17,7 +17,7 @@ _TOLD_ELSEWHERE = ("victim", "data", "images", "seed")
 # What each start of a run tells of the machine and the code.
 START = ("commit", "hardware", "versions", "python", "started")
 # Fields that a file may lack.
-SOME_TABLES = ("case", "distances", "ratio", "examples")
+SOME_TABLES = ("case", "distances", "ratio", "examples", "curve", "at")
 _MACHINE_PATH = re.compile(r"(^|[\s=:,'\"(])([A-Za-z]:\\|~?/\w)")
 
 
@@ -57,8 +57,11 @@ class Cell:
         case: which of an image's targets ``measured`` is of, see :class:`~experiments.experiment.Row`.
         distances: norm -> ``mean``, ``low`` and ``high`` over the images won, of the norms that the table shows.
         ratio: the mean distance over that of a baseline: ``row``, the baseline's method, ``of``, the norm, ``n`` pairs,
-            ``value``, ``low``, ``high``, and ``reported``, the paper's.
+            ``value``, ``low``, ``high``, and ``reported``, the paper's. Of medians ``of`` is "median_at", and ``mark``
+            the number of queries.
         examples: ``file`` in the folder of the cell with the images that a picture shows, and its ``sha256``.
+        curve: ``file`` in the folder of the cell with the distances over queries, and its ``sha256``.
+        at: distances at the experiment's marks, see :func:`~experiments.curves.at_marks`.
     """
 
     schema_version: int
@@ -90,6 +93,8 @@ class Cell:
     distances: dict[Norm, dict[str, float | None]] | None = None
     ratio: dict[str, Any] | None = None
     examples: dict[str, str] | None = None
+    curve: dict[str, str] | None = None
+    at: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:

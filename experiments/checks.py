@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 from experiments.cells import (
@@ -18,6 +17,7 @@ from experiments.cells import (
     unlike_victims,
     victim_named,
 )
+from experiments.marks import attack_norm
 from experiments.measuring import measure
 from experiments.page import PAGE_FILE, Page, fill_blocks, read_page
 from experiments.pictures import drawn_from, source_hash
@@ -103,7 +103,7 @@ def _check_words(folder: Path, page: Page, cells: Sequence[Cell]) -> list[str]:
 
 def _check_cell(folder: Path, page: Page, cell: Cell) -> list[str]:
     path, faults = folder / f"{cell.name}.json", []
-    for copy in (cell.records, cell.tuning, cell.examples):
+    for copy in (cell.records, cell.tuning, cell.examples, cell.curve):
         if copy is None:
             continue
         file = folder / copy["file"]
@@ -148,7 +148,7 @@ def _told_by(origin: Origin, page: Page, cell: Cell) -> dict[str, Any]:
             "checkpoint_sha256": origin.checkpoint_sha256,
         },
         "config": {**cell.config, "hash": origin.config_hash, "settings": origin.method},
-        "norm": _norm(origin, cell) if cell.kind == "attack" else None,
+        "norm": (attack_norm(origin.settings) or cell.norm) if cell.kind == "attack" else None,
     }
 
 
@@ -157,15 +157,6 @@ def _dataset(origin: Origin, cell: Cell) -> str:
     name = class_name(origin.settings["data.class_path"])
     plain = [re.sub(r"\W", "", text).lower() for text in (name, cell.dataset)]
     return cell.dataset if name in ANY_DATASET or plain[0] == plain[1] else name
-
-
-def _norm(origin: Origin, cell: Cell) -> str | None:
-    """The norm by the class of the attack, or of the one within it; the cell's own where the class is not found."""
-    start, settings = "attack.", origin.settings
-    while f"{start}init_args.attack.class_path" in settings:
-        start += "init_args.attack."
-    attack = locate(settings[f"{start}class_path"])
-    return settings.get(f"{start}init_args.norm") or getattr(attack, "norm", cell.norm)
 
 
 def _json(path: Path) -> Any:

@@ -10,10 +10,14 @@ from zeroth.records import Case
 
 Job = Literal["train", "tune", "attack", "certify", "study"]
 Scale = Literal["digits", "mnist", "paper"]
-Column = Literal["success_rate", "queries_to_success", "queries", "l1", "l2", "linf"]
+Column = Literal[
+    "success_rate", "queries_to_success", "queries", "l1", "l2", "linf", "median_at", "mean_at", "success_at"
+]
 # The train stage whose best checkpoint it is, or one that no stage trains, by class_path and init_args.
 Network = str | dict[str, Any]
-PictureKind = Literal["success", "certified", "success_vs", "queries_vs", "lines", "transfer", "strip", "study"]
+PictureKind = Literal[
+    "success", "certified", "success_vs", "queries_vs", "lines", "transfer", "strip", "study", "distortion", "within"
+]
 # The columns of a table of attacks that does not choose.
 COLUMNS: tuple[Column, ...] = ("success_rate", "queries_to_success", "queries")
 
@@ -58,15 +62,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A comparison of a row with a baseline on the images that both won.
+    """A comparison of a row with a baseline on the same images.
 
     Args:
         row: method of the baseline's row.
-        of: the distance whose means are divided.
+        of: the distance whose means are divided, over the images that both won; "median_at" divides the medians at the
+            last of the experiment's marks, over the images that both attacked.
     """
 
     row: str
-    of: Literal["l1", "l2", "linf"]
+    of: Literal["l1", "l2", "linf", "median_at"]
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,9 @@ class Row:
         method: what the line is called.
         stage: the attack, certify or study stage that it reports.
         reported: figures of the paper, None or left out where it has none. Attacks: ``success_rate`` (a fraction),
-            ``queries_to_success``, ``l1``, ``l2``, ``linf`` (means over the images won, [0, 1] pixels). Certificates:
-            ``certified_accuracy`` (radius as text -> fraction), ``acr``.
+            ``queries_to_success``, ``l1``, ``l2``, ``linf`` (means over the images won, [0, 1] pixels), and at numbers
+            of queries ``median_at``, ``mean_at`` and ``success_at`` (number as text -> distance or fraction).
+            Certificates: ``certified_accuracy`` (radius as text -> fraction), ``acr``.
         source: where the paper reports them, e.g. "Table 1"; of which victim, where it is another.
         note: what a reader must know to compare.
         case: which of an image's targets count, in a stage with ``targeted: all``: the easiest ("best"), one drawn at
@@ -108,11 +114,13 @@ class Picture:
         kind: "success" (share of images against queries), "certified" (accuracy against radius), "success_vs" and
             "queries_vs" (a figure of each row against a setting), "lines" (success rate and distances against a
             setting), "transfer" (heat map of success: what was crafted against which victim), "strip" (originals and
-            adversarial images of the rows side by side), "study" (what a study stage measured).
+            adversarial images of the rows side by side), "study" (what a study stage measured), "distortion" (median
+            distance with quartiles against queries), "within" (share of images within a distance against queries).
         rows: methods of the rows that are drawn; empty means all.
         over: for "success_vs", "queries_vs" and "lines", the setting on the x axis, a dotted key such as "attack.mu".
         title: the caption in the generated page.
         images: for "strip", how many of the first images are shown.
+        threshold: for "within", the distance, in the norm of the attacks.
     """
 
     kind: PictureKind
@@ -120,6 +128,7 @@ class Picture:
     over: str | None = None
     title: str = ""
     images: int | None = None
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +148,10 @@ class Experiment:
         defaults: job -> options that all stages of the job share; a stage's own win.
         text: a paragraph for the generated page: what is shown, and what differs from the paper.
         rate: images a second that the victim answers on 2 CPU cores, scale -> rate; for the estimates of --dry-run.
-        columns: what a table of attacks shows, in this order.
+        columns: what a table of attacks shows, in this order; "median_at", "mean_at" and "success_at" at each mark.
+        marks: numbers of queries at which those three are shown, ascending; each of one significant digit, or the
+            budget.
+        threshold: a distance in the norm of the attacks; "success_at" is the share of the attacked images within it.
     """
 
     title: str
@@ -155,3 +167,5 @@ class Experiment:
     text: str = ""
     rate: dict[str, float] = field(default_factory=dict)
     columns: list[Column] = field(default_factory=lambda: list(COLUMNS))
+    marks: list[int] = field(default_factory=list)
+    threshold: float | None = None

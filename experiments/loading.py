@@ -1,10 +1,8 @@
 """Reads an experiment file: variables filled in for a scale, every field checked, before anything runs."""
 
-import difflib
-import math
 import re
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -13,29 +11,14 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from cli.faults import explain
-from experiments.experiment import COLUMNS, Experiment, Job, Picture, Row, Scale, Stage
+from experiments.experiment import Experiment, Job, Picture, Row, Scale, Stage
+from experiments.table_checks import check_table, unknown_key
 
-# What a row of each kind of table may report.
-REPORTING: dict[str, Job] = {"attack": "attack", "certificate": "certify", "study": "study"}
-# Pictures that each kind of table can have.
-PICTURES = {
-    "attack": ("success", "success_vs", "queries_vs", "lines", "transfer", "strip"),
-    "certificate": ("certified",),
-    "study": ("study",),
-}
-# Those that are drawn over a setting.
-OVER = ("success_vs", "queries_vs", "lines")
-# Figures of the paper that a row may report; those of a study are in words of its own.
-FIGURES = {
-    "attack": ("success_rate", "queries_to_success", "l1", "l2", "linf"),
-    "certificate": ("certified_accuracy", "acr"),
-}
 # The plan gives these to the stages.
 _PLANNED = re.compile(r"run(\..*)?|checkpoint|shard|trainer\.devices")
 # A stage names a run folder and a rule of the workflow; "all" is the rule that asks for all of them.
 _STAGE_NAME = re.compile(r"(?!all$)\w[\w.-]*")
 _VARIABLE = re.compile(r"\{(\w+)\}")
-_RADIUS = re.compile(r"\d+(\.\d+)?")
 
 
 def load_experiment(path: str | Path, scale: Scale) -> Experiment:
@@ -90,7 +73,7 @@ def _experiment(raw: Any, scale: Scale) -> Experiment:
     read = [_typed(Row, row, f"rows[{place}]") for place, row in enumerate(rows)]
     whole = _typed(Experiment, {**filled, "stages": {}, "rows": []}, "")
     experiment = replace(whole, **parts, rows=read)
-    _check_tables(experiment, scale)
+    check_table(experiment, scale)
     stages = {
         name: replace(stage, options={**experiment.defaults.get(stage.job, {}), **stage.options})
         for name, stage in experiment.stages.items()
@@ -130,12 +113,6 @@ def _check_keys(kind: type, value: Mapping[str, Any], where: str) -> None:
     for field in fields(kind):
         if field.name not in value and field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"{start}{field.name} is missing: {kind.__name__} needs it")
-
-
-def unknown_key(field: str, key: str, known: Sequence[str], whose: str) -> str:
-    """Say that a key is unknown, what it may have meant, and what there is."""
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"unknown key {field}{f', did you mean {near[0]}?' if near else ''} ({whose} takes {', '.join(known)})"
 
 
 def _typed(kind: type, value: Any, where: str) -> Any:
@@ -206,86 +183,3 @@ def _check_reference(where: str, name: str | None, job: Job, before: Mapping[str
     if name is not None and (name not in before or before[name].job != job):
         known = ", ".join(stage for stage in before if before[stage].job == job) or "none"
         raise ValueError(f"{where}: {name!r} is no {job} stage before this one; those are: {known}")
-
-
-def _check_tables(experiment: Experiment, scale: Scale) -> None:
-    """Check that rows and pictures show what is there."""
-    if scale not in experiment.dataset:
-        raise ValueError(f"dataset does not say which dataset scale {scale} is on")
-    if unknown := sorted(set(experiment.defaults) - set(get_args(Job))):
-        raise ValueError(f"defaults: {unknown[0]!r} is no job: it must be one of {', '.join(get_args(Job))}")
-    seen: dict[str, set[str]] = {"method": set(), "stage": set()}
-    for place, row in enumerate(experiment.rows):
-        for name, value in (("method", row.method), ("stage", row.name)):
-            if value in seen[name]:
-                raise ValueError(f"rows[{place}].{name}: {value!r} has a row already")
-            seen[name].add(value)
-        job, fitting = REPORTING[experiment.kind], experiment.stages.get(row.stage)
-        if fitting is None or fitting.job != job:
-            names = ", ".join(name for name, stage in experiment.stages.items() if stage.job == job)
-            raise ValueError(f"rows[{place}].stage: {row.stage!r} is no {job} stage; those are: {names or 'none'}")
-        if experiment.kind in FIGURES:
-            _check_reported(f"rows[{place}].reported", row.reported, FIGURES[experiment.kind], experiment.kind)
-    _check_comparisons(experiment)
-    for name, picture in experiment.pictures.items():
-        if missing := [method for method in picture.rows if method not in seen["method"]]:
-            raise ValueError(f"pictures.{name}.rows: no row has the method {missing[0]!r}")
-        if picture.kind not in (fit := PICTURES[experiment.kind]):
-            raise ValueError(
-                f"pictures.{name}.kind: {picture.kind!r} does not fit a table of kind {experiment.kind}, which has "
-                f"{', '.join(fit)}"
-            )
-        if (picture.kind in OVER) != (picture.over is not None):
-            raise ValueError(f"pictures.{name}.over: kinds {', '.join(OVER)}, and no other, need it")
-        if (picture.kind == "strip") != (picture.images is not None) or (picture.images or 1) < 1:
-            raise ValueError(
-                f"pictures.{name}.images: kind strip, and no other, says how many images it shows, at least 1; "
-                f"got {picture.images}"
-            )
-
-
-def _check_comparisons(experiment: Experiment) -> None:
-    """Check that cases and baselines of rows are there, and the columns of the table."""
-    rows = {row.method: row for row in experiment.rows}
-    for place, row in enumerate(experiment.rows):
-        where, stage = f"rows[{place}]", experiment.stages[row.stage]
-        targeted = {**experiment.defaults.get(stage.job, {}), **stage.options}.get("targeted")
-        if row.case is not None and targeted != "all":
-            raise ValueError(
-                f"{where}.case: {row.case!r} chooses among the targets of an image, but stage {row.stage} has "
-                f"targeted {targeted!r}: give it targeted: all"
-            )
-        if (ratio := row.ratio_to) is None:
-            continue
-        if experiment.kind != "attack":
-            raise ValueError(f"{where}.ratio_to: only attacks have distances")
-        if ratio.row not in rows or rows[ratio.row] is row:
-            raise ValueError(f"{where}.ratio_to.row: {ratio.row!r} is no other row's method")
-        if rows[ratio.row].case != row.case:
-            raise ValueError(f"{where}.ratio_to.row: {ratio.row!r} is of another case: give both rows the same")
-    if experiment.kind != "attack" and experiment.columns != list(COLUMNS):
-        raise ValueError(f"columns: only a table of kind attack chooses, this is of kind {experiment.kind}")
-    if repeated := {column for column in experiment.columns if experiment.columns.count(column) > 1}:
-        raise ValueError(f"columns: {sorted(repeated)[0]!r} is named twice")
-
-
-def _check_reported(where: str, reported: Mapping[str, Any], known: Sequence[str], kind: str) -> None:
-    """Check the names and the range of a paper's figures; None stands for one that it does not have."""
-    for name, value in reported.items():
-        if name not in known:
-            raise ValueError(unknown_key(f"{where}.{name}", str(name), known, f"a row of kind {kind}"))
-        if name == "certified_accuracy" and value is not None:
-            if not isinstance(value, dict):
-                raise ValueError(f"{where}.{name} must map radii to fractions, got {value!r}")
-            for radius, share in value.items():
-                if not isinstance(radius, str) or not _RADIUS.fullmatch(radius):
-                    raise ValueError(f"{where}.{name}: a radius is a number in quotes, e.g. '0.25', got {radius!r}")
-                _check_figure(f"{where}.{name}.{radius}", share, most=1)
-        else:
-            _check_figure(f"{where}.{name}", value, most=1 if name == "success_rate" else math.inf)
-
-
-def _check_figure(where: str, value: Any, *, most: float) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value is not None and not (number and 0 <= value <= most):
-        raise ValueError(f"{where} must be {'a fraction from 0 to 1' if most == 1 else 'a number >= 0'}, got {value!r}")

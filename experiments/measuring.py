@@ -1,4 +1,4 @@
-"""What a cell says of its records: summary, of one case where its row has one, mean distances, ratio to a baseline."""
+"""What a cell says of its records: summary, of one case where its row has one, distances, ratio to a baseline."""
 
 import json
 import warnings
@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.stats import bootstrap
 
 from experiments.cells import Cell, CellKind
+from experiments.curves import at_marks, curve_of, ratio_of_medians
 from experiments.experiment import Experiment, Ratio
 from zeroth.records import (
     Bootstrap,
@@ -66,24 +67,29 @@ def cell_rows(cell: Cell, folder: Path) -> pd.DataFrame:
 
 
 def compared(cells: Sequence[Cell], experiment: Experiment, folder: Path) -> list[Cell]:
-    """Give attack cells the mean distances and ratios that an experiment shows, from the records beside them.
+    """Give attack cells the distances and ratios that an experiment shows, from the records and curves beside them.
 
     Args:
         cells: lines of the table, in the order of its rows.
         experiment: the table.
         folder: where the records of the cells lie.
+
+    Raises:
+        ValueError: a cell without its distances over queries, or a ratio to other images.
     """
     shown = [norm for norm in DISTANCES if norm in experiment.columns]
     ratios = [row.ratio_to for row in experiment.rows]
-    if not shown and not any(ratios):
-        return [replace(cell, distances=None, ratio=None) for cell in cells]
+    if not shown and not any(ratios) and not experiment.marks:
+        return [replace(cell, distances=None, ratio=None, at=None) for cell in cells]
     rows = {cell.method: cell_rows(cell, folder) for cell in cells}
+    curves = {cell.method: curve_of(cell, rows[cell.method], folder) for cell in cells if experiment.marks}
     by_method = {cell.method: cell for cell in cells}
     return [
         replace(
             cell,
             distances={norm: mean_distance(rows[cell.method], norm) for norm in shown} or None,
-            ratio=None if ratio is None else _ratio(cell, by_method[ratio.row], rows, ratio),
+            ratio=_ratio_told(cell, by_method, rows, curves, ratio, experiment),
+            at=at_marks(curves[cell.method], experiment.marks, experiment.threshold) if experiment.marks else None,
         )
         for cell, ratio in zip(cells, ratios, strict=True)
     ]
@@ -165,15 +171,39 @@ def _ratio_interval(a: Any, b: Any, resampling: Bootstrap) -> tuple[float | None
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def _ratio(cell: Cell, baseline: Cell, rows: Mapping[str, pd.DataFrame], ratio: Ratio) -> dict[str, Any]:
+def _ratio_told(
+    cell: Cell,
+    cells: Mapping[str, Cell],
+    rows: Mapping[str, pd.DataFrame],
+    curves: Mapping[str, pd.DataFrame],
+    ratio: Ratio | None,
+    experiment: Experiment,
+) -> dict[str, Any] | None:
+    """The ratio of a cell as it keeps it, of means or of medians; None where its row has none."""
+    if ratio is None:
+        return None
+    if ratio.of != "median_at":
+        return _ratio(cell, cells[ratio.row], rows, ratio.of)
+    mark = experiment.marks[-1]
+    own_targets = cell.case in ("best", "worst")
+    found = ratio_of_medians(curves[cell.method], curves[ratio.row], mark, of_images=own_targets)
+    reported = [(one.reported.get("median_at") or {}).get(str(mark)) for one in (cell, cells[ratio.row])]
+    return {"row": ratio.row, "of": ratio.of, "mark": mark, **found, "reported": _quotient(*reported)}
+
+
+def _ratio(cell: Cell, baseline: Cell, rows: Mapping[str, pd.DataFrame], norm: Norm) -> dict[str, Any]:
     """The ratio of a cell as it keeps it, the paper's made of what it reports of both rows."""
     ours, theirs = rows[cell.method], rows[baseline.method]
     # Of all targets, or of one that is the same for both; the easiest and the hardest may differ between the two.
     keys = ["index"] if cell.case in ("best", "worst") or ours["target"].isna().all() else ["index", "target"]
-    found = paired_ratio(ours, theirs, ratio.of, keys=keys)
-    reported = [one.reported.get(ratio.of) for one in (cell, baseline)]
-    paper = None if None in reported or not reported[1] else reported[0] / reported[1]
-    return {"row": ratio.row, "of": ratio.of, **found, "reported": paper}
+    found = paired_ratio(ours, theirs, norm, keys=keys)
+    reported = [one.reported.get(norm) for one in (cell, baseline)]
+    return {"row": baseline.method, "of": norm, **found, "reported": _quotient(*reported)}
+
+
+def _quotient(one: float | None, two: float | None) -> float | None:
+    """The ratio of two figures of the paper, where it has both."""
+    return None if one is None or not two else one / two
 
 
 def _of_case(rows: pd.DataFrame, case: Case | None, norm: Norm | None, seed: int) -> pd.DataFrame:

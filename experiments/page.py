@@ -21,6 +21,9 @@ FILES = """\
 
 One JSON file a line of the table: what the paper reports, what was measured, and where it comes from (seeds, config, hashes, commit, hardware, versions). `records/` holds the rows it was measured from, one an image; `tuning/` the trials of what was tuned. Two lines are compared, image by image, by `python -m zeroth.records compare` with two files of `records/`.
 """  # noqa: E501  a paragraph is one line of Markdown
+CURVES = """
+`curves/` holds, for each line, how near its images came within so many queries: safetensors with `index`, `target` (-1 for none), `marks` and `distance`, inf where nothing was found yet.
+"""  # noqa: E501
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,9 @@ class Page:
         """Return the page as plain values, in the order of the file; what only some tables choose is left out."""
         told = asdict(self)
         for picture in told["pictures"].values():
-            if picture["images"] is None:
-                del picture["images"]
+            for name in ("images", "threshold"):
+                if picture[name] is None:
+                    del picture[name]
         if self.columns == list(COLUMNS):
             del told["columns"]
         return told
@@ -73,7 +77,7 @@ class Page:
         for cell in cells:
             records = Path(cell.records["file"])
             found |= {Path(f"{cell.name}.json"), records}
-            found |= {Path(copy["file"]) for copy in (cell.tuning, cell.examples) if copy}
+            found |= {Path(copy["file"]) for copy in (cell.tuning, cell.examples, cell.curve) if copy}
             found |= {header_path(records)} if cell.kind == "certificate" else set()
         return found
 
@@ -96,7 +100,8 @@ class Page:
         )
         head = f"<!-- made by experiments/publish.py from the files beside it: do not edit -->\n# {self.title}\n"
         parts = [head, f"{self.paper}. Scale `{self.scale}`.\n", f"{self.text.strip()}\n" if self.text.strip() else ""]
-        parts += [self.table(cells), notes, pictures, f"## Again\n\n{again}", FILES]
+        parts += [self.table(cells), notes, pictures, f"## Again\n\n{again}"]
+        parts += [FILES + CURVES * any(cell.curve for cell in cells)]
         return "\n".join(part for part in parts if part)
 
 

@@ -12,12 +12,20 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from experiments.cells import Cell, by_option
+from experiments.curves import curve_of
 from experiments.examples import read_examples
 from experiments.experiment import Picture
+from experiments.marks import CURVE_PICTURES
 from experiments.measuring import DISTANCES, cell_rows, mean_distance
 from zeroth.records import Norm, config_hash, merge_records
-from zeroth.records.charts import bars_figure, heat_figure, setting_figure, setting_panels
-from zeroth.records.plots import NORM_NAMES, certified_accuracy_figure, save_figure, success_figure
+from zeroth.records.charts import bars_figure, heat_figure, setting_figure, setting_panels, within_figure
+from zeroth.records.plots import (
+    NORM_NAMES,
+    certified_accuracy_figure,
+    distortion_figure,
+    save_figure,
+    success_figure,
+)
 from zeroth.records.strips import strip_figure, target_grid_figure
 
 # Name of the text in a PNG that holds the hash of what it was drawn from.
@@ -49,6 +57,8 @@ def draw_picture(picture: Picture, cells: Sequence[Cell], folder: Path) -> Figur
         return _transfer_figure(chosen)
     if picture.kind == "strip":
         return _strip_figure(picture, chosen, folder)
+    if picture.kind in CURVE_PICTURES:
+        return _curves_figure(picture, chosen, folder)
     if picture.kind == "lines":
         return _lines_figure(picture, chosen, folder)
     return _setting_figure(picture, chosen)
@@ -77,6 +87,9 @@ def source_hash(picture: Picture, cells: Sequence[Cell]) -> str:
     if picture.kind == "strip":
         shown = [None if cell.examples is None else cell.examples["sha256"] for cell in chosen_cells(picture, cells)]
         more = {"images": picture.images, "examples": shown}
+    if picture.kind in CURVE_PICTURES:
+        shown = [None if cell.curve is None else cell.curve["sha256"] for cell in chosen_cells(picture, cells)]
+        more = {"threshold": picture.threshold, "curves": shown}
     if picture.kind == "transfer":
         more = {"victims": [cell.subject["name"] for cell in chosen_cells(picture, cells)]}
     return config_hash({"kind": picture.kind, "over": picture.over, "drawn": drawn, **more})
@@ -181,6 +194,18 @@ def _lines_figure(picture: Picture, cells: Sequence[Cell], folder: Path) -> Figu
     over = [cell.setting(str(picture.over)) for cell in cells]
     name = str(picture.over).rpartition(".")[2]
     return setting_panels(panels, x=name, log_x=spans_decade(over), percent=["attack success rate"])
+
+
+def _curves_figure(picture: Picture, cells: Sequence[Cell], folder: Path) -> Figure:
+    """Distances, or the share of images within one, against queries."""
+    norm = cells[0].norm or "l2"  # planning refuses rows of several
+    curves = {}
+    for cell in cells:
+        curve = curve_of(cell, cell_rows(cell, folder), folder)
+        curves[cell.method] = (curve.columns.to_numpy(), curve.to_numpy().T)
+    if picture.threshold is not None:
+        return within_figure(curves, threshold=picture.threshold, distance=norm)
+    return distortion_figure(curves, distance=norm)
 
 
 def _transfer_figure(cells: Sequence[Cell]) -> Figure:

@@ -24,6 +24,7 @@ from cli.training import default_name
 from cli.victims import VictimOptions
 from experiments.cells import by_option, method_settings
 from experiments.experiment import Experiment, Network, Stage
+from experiments.marks import check_marks
 from experiments.networks import check_victim, network_settings
 from zeroth.records import difference, flatten
 
@@ -73,8 +74,8 @@ def resolve(experiment: Experiment) -> dict[str, Resolved]:
     """Resolve all stages, in their order.
 
     Raises:
-        ValueError: a program does not take an option or its value, two tunings get unequal effort, or a picture is
-            drawn over what is no setting of its rows; names the field and the remedy.
+        ValueError: a program does not take an option or its value, two tunings get unequal effort, a picture is drawn
+            over what is no setting of its rows, or a stage has no distance at a mark; names the field and the remedy.
     """
     found: dict[str, Resolved] = {}
     for name, stage in experiment.stages.items():
@@ -87,6 +88,7 @@ def resolve(experiment: Experiment) -> dict[str, Resolved]:
             raise ValueError(f"stages.{name}: {error}") from error
     check_equal_effort({name: found[name].config for name, stage in experiment.stages.items() if stage.job == "tune"})
     _check_axes(experiment, found)
+    check_marks(experiment, {name: resolved.config for name, resolved in found.items()})
     return found
 
 

@@ -13,8 +13,14 @@ from zeroth.records.tables import NO_VALUE, mean_text, number_text, rate_text
 WON = "won / attacked"
 SUCCESS, FIRST, SPENT = "success % [95 % CI]", "queries to success [95 % CI]", "queries spent [95 % CI]"
 NORMS = {"l0": "l_0", "l1": "l_1", "l2": "l_2", "linf": "l_inf"}
-
-
+# What ratios are of, and whether that is medians.
+RATIOS = {False: "the means over the n that both lines won", True: "the medians of the n that both attacked"}
+# Over which images columns at numbers of queries are.
+MARKED = {
+    "median_at": "medians are of all attacked, those without one at infinity",
+    "mean_at": "means are of those that have one, n where these are not all",
+    "success_at": "success is of all attacked",
+}
 TARGETED = {
     "next": "the next",
     "random": "one drawn at random among the wrong ones",
@@ -54,11 +60,11 @@ def attack_table(cells: Sequence[Cell], columns: Sequence[Column] = COLUMNS) -> 
         cells: the lines.
         columns: what is shown, beside the images won; ratios to baselines follow wherever a cell has one.
     """
-    ratios = list(dict.fromkeys((cell.ratio["of"], cell.ratio["row"]) for cell in cells if cell.ratio))
+    ratios = list(dict.fromkeys(_ratio_name(cell) for cell in cells if cell.ratio))
     rows = []
     for cell in cells:
         told, shown = cell.measured, [_column(cell, column) for column in columns]
-        compared = [_ratio_column(cell, of, row) for of, row in ratios]
+        compared = [_ratio_column(cell, name) for name in ratios]
         rows.append(
             {
                 "method": cell.method,
@@ -74,6 +80,8 @@ def attack_table(cells: Sequence[Cell], columns: Sequence[Column] = COLUMNS) -> 
 def _column(cell: Cell, column: Column) -> tuple[dict[str, str], dict[str, str]]:
     """Head -> text of one column: ours, and the paper's."""
     told, paper = cell.measured, cell.reported.get(column)
+    if column == "median_at" or column == "mean_at" or column == "success_at":
+        return _columns_at(cell, column, paper or {})
     if column == "success_rate":
         return {SUCCESS: rate_text(told["success_rate"])}, {"success %": _percent(paper)}
     if column == "queries_to_success":
@@ -86,10 +94,38 @@ def _column(cell: Cell, column: Column) -> tuple[dict[str, str], dict[str, str]]
     return {f"{NORMS[column]} [95 % CI]": text}, {NORMS[column]: number_text(paper, ".4g")}
 
 
-def _ratio_column(cell: Cell, of: str, row: str) -> tuple[dict[str, str], dict[str, str]]:
+def _columns_at(cell: Cell, column: Column, paper: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """As :func:`_column`, of distances at the marks, a column each."""
+    at, norm = cell.at or {"threshold": None, "marks": {}}, NORMS[cell.norm or "l2"]
+    ours, theirs = {}, {}
+    for mark, told in at["marks"].items():
+        where, reported = f"at {int(mark):,}", paper.get(mark)
+        if column == "success_at":
+            name = f"success % {where}, {norm} <= {at['threshold']:g}"
+            ours[f"{name} [95 % CI]"] = rate_text(told["success"])
+            theirs[name] = _percent(reported)
+        elif column == "mean_at":
+            some = f", n {told['n_found']:,}" if 0 < told["n_found"] < told["n"] else ""
+            ours[f"mean {norm} {where} [95 % CI]"] = _interval_text(told, "mean") + some
+            theirs[f"mean {norm} {where}"] = number_text(reported, ".4g")
+        else:
+            infinite = told["n"] and told["median"] is None
+            ours[f"median {norm} {where}"] = "inf" if infinite else number_text(told["median"], ".4g")
+            theirs[f"median {norm} {where}"] = number_text(reported, ".4g")
+    return ours, theirs
+
+
+def _ratio_name(cell: Cell) -> str:
+    """What a ratio is of and to."""
+    ratio = cell.ratio or {}
+    if ratio["of"] == "median_at":
+        return f"median {NORMS[cell.norm or 'l2']} at {ratio['mark']:,} / that of {ratio['row']}"
+    return f"{NORMS[ratio['of']]} / that of {ratio['row']}"
+
+
+def _ratio_column(cell: Cell, name: str) -> tuple[dict[str, str], dict[str, str]]:
     """As :func:`_column`, of the ratio to one baseline."""
-    ours = cell.ratio if cell.ratio and (cell.ratio["of"], cell.ratio["row"]) == (of, row) else None
-    name = f"{NORMS[of]} / that of {row}"
+    ours = cell.ratio if cell.ratio and _ratio_name(cell) == name else None
     paper = None if ours is None else ours["reported"]
     text = _interval_text(ours, "value")
     if ours is not None and text != NO_VALUE:
@@ -101,7 +137,8 @@ def _interval_text(told: Mapping[str, Any] | None, value: str) -> str:
     """A number to three or four digits, as large or small as it is, with its interval where it has one."""
     if told is None or told[value] is None:
         return NO_VALUE
-    ends = "" if told["low"] is None else f" [{told['low']:.3g}, {told['high']:.3g}]"
+    high = "inf" if told["high"] is None else f"{told['high']:.3g}"
+    ends = "" if told["low"] is None else f" [{told['low']:.3g}, {high}]"
     return f"{told[value]:.4g}{ends}"
 
 
@@ -153,8 +190,9 @@ def _attack_caption(cells: Sequence[Cell], columns: Sequence[Column]) -> list[st
     shown = [(name, images) for name, images, shows in over if shows]
     means = [f"{name}{' are means' * (place == 0)} over {images}" for place, (name, images) in enumerate(shown)]
     intervals = "95 % intervals: Wilson's of rates, Student's t of means"
-    if any(cell.ratio for cell in cells):
-        intervals += ", bootstrap over images of ratios, which are of the means over the n that both lines won"
+    if kinds := {cell.ratio["of"] == "median_at" for cell in cells if cell.ratio}:
+        of = [text for medians, text in RATIOS.items() if medians in kinds]
+        intervals += f", bootstrap over images of ratios, which are of {' or of '.join(of)}"
     if any(cell.case is None and cell.config["settings"].get("targeted") == "all" for cell in cells):
         intervals += "; those of rates and means take the classes of an image for independent, which they are not"
     in_ball = [cell for cell in cells if cell.config["settings"].get("attack.init_args.epsilon") is not None]
@@ -166,9 +204,18 @@ def _attack_caption(cells: Sequence[Cell], columns: Sequence[Column]) -> list[st
         _victims(cells),
         f"Epsilon {balls} in {norms}, budget {budget}" if balls else f"Budget {budget}",
         *([", ".join(means).capitalize()] if means else []),
+        *_marks_caption(columns),
         intervals,
     ]
     return [*sentences, tuned] if (tuned := tuning_text(cells)) else sentences
+
+
+def _marks_caption(columns: Sequence[Column]) -> list[str]:
+    """Say over which images the columns at numbers of queries are."""
+    shown = ", ".join(text for column, text in MARKED.items() if column in columns)
+    return (
+        [f"At a number of queries an image counts with its nearest adversarial image by then: {shown}"] if shown else []
+    )
 
 
 def _certificate_caption(cells: Sequence[Cell]) -> list[str]:

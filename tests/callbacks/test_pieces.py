@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from callbacks import attack_report
 from callbacks.pieces import MARKS, NO_TARGET, load_pieces, query_marks, save_piece
@@ -59,11 +59,38 @@ def test_a_run_without_pieces_has_none(tmp_path):
     assert load_pieces(tmp_path) is None
 
 
-@pytest.mark.parametrize("budget", [1, 2, 10, 10_000])
-def test_marks_rise_from_one_to_the_budget(budget):
+@pytest.mark.parametrize("budget", [1, 2, 10, 345, 14_000])
+def test_marks_rise_from_one_to_the_budget_through_all_numbers_of_one_digit(budget):
     marks = query_marks(budget)
-    assert marks[0] == 1 and marks[-1] == budget and len(marks) <= MARKS
-    assert marks == sorted(set(marks))
+    assert marks[0] == 1 and marks[-1] == budget and marks == sorted(set(marks))
+    whole = {mark for mark in range(1, budget + 1) if set(str(mark)[1:]) <= {"0"}}
+    assert whole <= set(marks) and len(set(marks) - whole) <= MARKS
+    assert budget != 14_000 or {200, 500, 1_000, 2_000, 4_000, 8_000, 14_000} <= set(marks)
+
+
+def test_pieces_of_unlike_marks_merge_to_those_that_all_have(result, tmp_path):
+    save_piece(tmp_path, "a", part(result, slice(0, 12)), [1, 50, 200, 300], adversarial=False)
+    save_piece(tmp_path, "b", part(result, slice(12, 20)), [1, 20, 50, 300], adversarial=False)
+    pieces = load_pieces(tmp_path)
+    assert pieces.marks.tolist() == [1, 50, 300]
+    assert torch.allclose(pieces.distance, result.best_distance_at([1, 50, 300]).T)
+
+
+def test_a_batch_of_one_target_an_image_keeps_its_target(tmp_path):
+    """Of a run towards all classes, say: what is left after a kill may be one pair."""
+    images, model = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(1)), random_linear(3, 16)
+    labels = model(images).argmax(1)
+    for key, targets in (("a", (labels + 1) % 3), ("b", (labels + 2) % 3)):
+        piece = NESPGD(epsilon=0.2)(ScoreOracle(model), images, labels, targets, budget=20, seed=0, indices=range(4))
+        save_piece(tmp_path, key, piece, [20], adversarial=False)
+    pieces = load_pieces(tmp_path)
+    assert pieces.keys == sorted((n, (labels[n].item() + k) % 3) for n in range(4) for k in (1, 2))
+    old = {name: values for name, values in load_file(tmp_path / "curves" / "a.safetensors").items()}
+    for name in ("target", "shown_target"):
+        del old[name]
+    (tmp_path / "old" / "curves").mkdir(parents=True)
+    save_file(old, tmp_path / "old" / "curves" / "a.safetensors")
+    assert load_pieces(tmp_path / "old").keys == [(n, NO_TARGET) for n in range(4)]
 
 
 def test_targets_differ_from_labels_and_depend_on_the_image_alone():
