@@ -19,6 +19,8 @@ from zeroth.oracles import Trial
 
 # A largest angle beyond it leaves no room for a second one below a right angle.
 WIDEST = 45.0
+# By a smaller one a point comes nearer by less than 4e-5 of its distance: what rounding says of the boundary.
+NARROWEST = 0.5
 # The weakest weight of a coefficient: a blank image has none but its mean, and needs directions too.
 LEAST_WEIGHT = 0.05
 # Share of a direction that must be left when others are taken out of it; less is rounding.
@@ -47,7 +49,7 @@ class SurFree(LabelAttack):
     is at distance d cos(theta): where the boundary is a plane, the circle crosses it again at its nearest point of the
     plane of u and v. The angles theta_max, -theta_max and smaller ones are tried until one is adversarial; then the
     angle grows by steps until it no longer is, and a bisection of the distance d cos(theta) ends at the new point.
-    theta_max is divided by rho where a direction serves, else multiplied by it.
+    theta_max is divided by rho where a direction serves, else multiplied by it, down to half a degree.
 
     A direction has random coefficients -1, 0, 1 at the low frequencies of the image's DCT, from which u and the last L
     directions are projected out (Gram-Schmidt). Where these would be more than half of the coefficients, fewer are
@@ -179,7 +181,7 @@ class SurFree(LabelAttack):
                     inner[which] = torch.where(met, angle, 0)
         hit = inner > 0
         factor = torch.where(hit, 1 / self.rho, self.rho)
-        state.theta[rows] = (state.theta[rows] * factor).clamp_max(WIDEST)
+        state.theta[rows] = (state.theta[rows] * factor).clamp(min(NARROWEST, self.theta), WIDEST)
         outer = inner + step
         # What lies beyond the largest angle is not known yet; at a right angle it is the image itself.
         growing = hit & (inner > largest - step / 2)
