@@ -3,7 +3,6 @@
 Shapes: n rows (images, or pairs of image and target), M marks.
 """
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file, save_file
-from scipy.stats import bootstrap
 
 from callbacks.pieces import NO_TARGET, load_pieces
 from experiments.cells import Cell
 from experiments.experiment import Experiment
 from experiments.marks import needs_curves
 from experiments.plan import REPORT, ROOT, PlannedStage
+from experiments.ratios import ratio_interval, require_pairs
 from zeroth.records import Bootstrap, attacked_rows, distortion_summary, file_sha256, plain, read_json
 
 AGAIN = "run reproduce.py on the table again"
@@ -125,33 +124,21 @@ def ratio_of_medians(
     """
     resampling = resampling or Bootstrap()
     a, b = (curve[mark].droplevel("target") if of_images else curve[mark] for curve in (ours, theirs))
-    if len(alone := a.index.difference(b.index)):
-        raise ValueError(
-            f"a ratio is of the same images and targets, but {len(alone)} of {len(a)} rows have none of the baseline's "
-            f"{len(b)} beside them: give the baseline's stage all their images and targets"
-        )
+    require_pairs(a.index, b.index)
     pairs = pd.DataFrame({"a": a, "b": b.loc[a.index]})
     # (images, targets): an image is drawn with all its targets, since the pairs of an image are not independent.
     one, two = (_by_image(pairs[name]) for name in ("a", "b"))
     middle = np.nanmedian if np.isnan(one).any() else np.median  # images may have unequal numbers of targets
 
-    def ratio(places: Any, axis: int = -1) -> Any:
-        drawn = np.asarray(places, int)
-        return middle(one[drawn], axis=(-2, -1)) / middle(two[drawn], axis=(-2, -1))
+    def ratio(places: Any) -> Any:
+        return middle(one[places], axis=(-2, -1)) / middle(two[places], axis=(-2, -1))
 
     told: dict[str, Any] = {"n": len(pairs), "value": None, "low": None, "high": None}
     if len(pairs) == 0 or not np.isfinite(medians := pairs.median().to_numpy()).all() or medians[1] == 0:
         return told
     told["value"] = float(medians[0] / medians[1])
-    if len(one) < 2:
-        return told
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # resampled medians at infinity, equal ratios everywhere
-        found = bootstrap(
-            (np.arange(len(one)),), ratio, vectorized=True, n_resamples=resampling.resamples, method="percentile",
-            confidence_level=resampling.confidence, batch=1000, rng=np.random.default_rng(resampling.seed),
-        ).confidence_interval  # fmt: skip
-    return plain(told | {"low": float(found.low), "high": float(found.high)})
+    low, high = ratio_interval(ratio, len(one), resampling, batch=1000)
+    return plain(told | {"low": low, "high": high})
 
 
 def _by_image(distances: pd.Series) -> Any:

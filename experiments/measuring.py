@@ -1,19 +1,17 @@
 """What a cell says of its records: summary, of one case where its row has one, distances, ratio to a baseline."""
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
 
 from experiments.cells import Cell, CellKind
 from experiments.curves import at_marks, curve_of, ratio_of_medians
 from experiments.experiment import Experiment, Ratio
+from experiments.ratios import ratio_interval, require_pairs
 from zeroth.records import (
     Bootstrap,
     Case,
@@ -134,11 +132,7 @@ def paired_ratio(
     """
     resampling = resampling or Bootstrap()
     ours, theirs = (table.set_index(list(keys)).sort_index() for table in (rows, baseline))
-    if len(alone := ours.index.difference(theirs.index)):
-        raise ValueError(
-            f"a ratio is of the same images and targets, but {len(alone)} of {len(ours)} rows have none of the "
-            f"baseline's {len(theirs)} beside them: give the baseline's stage all their images and targets"
-        )
+    require_pairs(ours.index, theirs.index)
     theirs = theirs.loc[ours.index]
     both = ours["success"].astype(bool) & theirs["success"].astype(bool)
     n = int(both.sum())
@@ -150,25 +144,8 @@ def paired_ratio(
     )
     if n == 0 or b.mean() == 0:
         return {"n": n, "value": None, "low": None, "high": None}
-    low, high = _ratio_interval(a, b, resampling)
+    low, high = ratio_interval(lambda places: a[places].mean(-1) / b[places].mean(-1), len(a), resampling)
     return {"n": n, "value": float(a.mean() / b.mean()), "low": low, "high": high}
-
-
-def _ratio_interval(a: Any, b: Any, resampling: Bootstrap) -> tuple[float | None, float | None]:
-    """Percentile bootstrap of a ratio of means (n,) by (n,): resampled together, so that what they share falls out."""
-    if len(a) < 2:
-        return None, None
-
-    def ratio(one: Any, two: Any, axis: int = -1) -> Any:
-        return one.mean(axis) / two.mean(axis)
-
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # equal ratios everywhere: an interval of no width
-        found = bootstrap(
-            (a, b), ratio, paired=True, vectorized=True, n_resamples=resampling.resamples, method="percentile",
-            confidence_level=resampling.confidence, rng=np.random.default_rng(resampling.seed),
-        )  # fmt: skip
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def _ratio_told(
