@@ -5,6 +5,7 @@ from collections import deque
 import pytest
 import torch
 
+from tests.attacks.label_promises import attacks_each_image_alone, counts_exactly, ends_on_odd_images
 from tests.victims import Linear, Logging, random_linear
 from zeroth.attacks import Boundary
 from zeroth.attacks.label import boundary
@@ -126,13 +127,7 @@ LABELS = NET(IMAGES).argmax(1)
 
 @pytest.mark.parametrize("budget", [1, 2, 99, 100, 101, 1000])
 def test_the_ledger_agrees_with_the_victims_own_count(budget):
-    victim = Logging(NET)
-    result = Boundary()(LabelOracle(victim), IMAGES, LABELS, budget=budget, seed=0)
-    assert victim.seen == int(result.queries.sum()) and result.queries.tolist() == [budget] * 6
-    won = result.success
-    assert bool((NET(result.adversarial).argmax(1) != LABELS)[won].all())
-    assert torch.allclose(result.norms()["l2"][won], result.distance[won])
-    assert bool(result.distance[~won].isinf().all())
+    counts_exactly(Boundary(), budget, set())
 
 
 def test_targets_are_reached_and_kept():
@@ -143,20 +138,12 @@ def test_targets_are_reached_and_kept():
 
 
 def test_draws_belong_to_the_image():
-    together = Boundary()(LabelOracle(NET), IMAGES, LABELS, budget=500, seed=0)
-    alone = Boundary()(LabelOracle(NET), IMAGES[3:], LABELS[3:], budget=500, seed=0, indices=[3, 4, 5])
-    assert torch.equal(together.queries[3:], alone.queries)
-    assert torch.allclose(together.distance[3:], alone.distance, rtol=1e-3)
+    attacks_each_image_alone(Boundary(), 500)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 1), (3, 4, 4), (1, 2, 5)])
 def test_odd_images_end(shape):
-    net = random_linear(3, shape[0] * shape[1] * shape[2], seed=4)
-    images = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
-    labels = net(images).argmax(1)
-    result = Boundary()(LabelOracle(net), images, labels, budget=300, seed=0)
-    assert int(result.queries.max()) <= 300 and not bool(result.adversarial.isnan().any())
-    assert bool((net(result.adversarial).argmax(1) != labels)[result.success].all())
+    ends_on_odd_images(Boundary(), shape, 300, {"budget", "no start"})
 
 
 def test_an_image_without_a_start_and_a_wrong_one_leave_the_others_as_they_are():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.attacks.label_promises import attacks_each_image_alone, counts_exactly, ends_on_odd_images
 from tests.victims import Linear, Logging, random_linear
 from zeroth.attacks import HopSkipJump
 from zeroth.oracles import LabelOracle
@@ -76,12 +77,7 @@ LABELS = NET(IMAGES).argmax(1)
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 @pytest.mark.parametrize("budget", [1, 2, 99, 100, 101, 1000])
 def test_the_ledger_agrees_with_the_victims_own_count(budget, norm):
-    victim = Logging(NET)
-    result = HopSkipJump(norm=norm)(LabelOracle(victim), IMAGES, LABELS, budget=budget, seed=0)
-    assert victim.seen == int(result.queries.sum()) and result.queries.tolist() == [budget] * 6
-    won = result.success
-    assert bool((NET(result.adversarial).argmax(1) != LABELS)[won].all())
-    assert torch.allclose(result.norms()[norm][won], result.distance[won]) and bool(result.distance[~won].isinf().all())
+    counts_exactly(HopSkipJump(norm=norm), budget, set())
 
 
 def test_targets_are_reached_and_kept():
@@ -92,21 +88,13 @@ def test_targets_are_reached_and_kept():
 
 
 def test_draws_belong_to_the_image():
-    together = HopSkipJump()(LabelOracle(NET), IMAGES, LABELS, budget=700, seed=0)
-    alone = HopSkipJump()(LabelOracle(NET), IMAGES[3:], LABELS[3:], budget=700, seed=0, indices=[3, 4, 5])
-    assert torch.equal(together.queries[3:], alone.queries)
-    assert torch.allclose(together.distance[3:], alone.distance, rtol=1e-3)
+    attacks_each_image_alone(HopSkipJump(), 700)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 1), (3, 4, 4)])
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_odd_images_end(shape, norm):
-    net = random_linear(3, shape[0] * shape[1] * shape[2], seed=4)
-    images = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
-    labels = net(images).argmax(1)
-    result = HopSkipJump(norm=norm)(LabelOracle(net), images, labels, budget=500, seed=0)
-    assert int(result.queries.max()) <= 500 and not bool(result.adversarial.isnan().any())
-    assert bool((net(result.adversarial).argmax(1) != labels)[result.success].all())
+    ends_on_odd_images(HopSkipJump(norm=norm), shape, 500, {"budget", "no start"})
 
 
 def test_a_constant_victim_is_reported_and_wrong_images_never_enter():
