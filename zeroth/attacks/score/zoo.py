@@ -41,7 +41,9 @@ class ZOO(Attack):
     over the way that is left, and the curvature is that of the distortion alone, as in tanh space in the first
     iteration of a search: the answer that it begins with is the clean image's, which tanh misses by 2.5e-7 a pixel.
 
-    The defaults are ours, set by hand on MNIST training images; ``configs/attack/zoo_paper.yaml`` has the paper's.
+    The defaults are ours, for as near an image as C&W's: set on MNIST training images at 250,000 queries (mean distance
+    1.02 of C&W's on 6 of them). A tuning at 10,000 queries (40 trials) chose ones that win 8 images of 10 there, where
+    those by hand win all. ``configs/attack/zoo_paper.yaml`` has the paper's.
 
     Args:
         variable: "box" (paper on MNIST) or "tanh" (paper elsewhere). Spaces smaller than the image are not projected:
@@ -55,7 +57,7 @@ class ZOO(Attack):
         iterations: of one search; paper 3,000 (MNIST), 1,000 (CIFAR-10), 1,500 and 20,000 (ImageNet).
         learning_rate: eta; paper .01, .002 on ImageNet.
         decay: multiply eta by sqrt(1 - k / iterations) at iteration k of a search, as EAD does; paper False. Few
-            iterations need a large eta, about whose size the pixels go on to swing.
+            iterations need a large eta, about whose size the pixels go on to swing else.
         patience: end a search whose loss has not fallen over so many iterations; None never; paper 100. A search is
             looked at at even distances, so it is a little longer where it does not divide ``iterations``.
         reset_adam: forget Adam's moments at the first success of a search (paper on ImageNet).
@@ -86,9 +88,9 @@ class ZOO(Attack):
         coordinates: int = 128,
         constant: float = 1.0,
         searches: int | None = None,
-        iterations: int = 100,
+        iterations: int = 200,
         learning_rate: float = 0.05,
-        decay: bool = False,
+        decay: bool = True,
         patience: int | None = None,
         reset_adam: bool = False,
         spaces: list[int] | None = None,

@@ -27,7 +27,7 @@ class CarliniWagner(Attack):
 
     m is the difference of logits of eq. 9, which is that of the log-probabilities. An iteration costs one query: the
     gradient at the clean image, where every search begins, came with its check. Adam starts anew with each search, and
-    an image whose loss stands still goes on to its next c alone. The defaults are ours: the first c is the tuned one (40
+    an image whose loss stands still goes on to its next c alone. The defaults are ours: the first c is the tuned (40
     trials on MNIST training images), searches are half as long as the tuned ones, which on 48 other training images is
     as near at kappa 0 and nearer at kappa 20 and 40 within 1,000 queries; ``configs/attack/carlini_wagner_paper.yaml``
     has the paper's.
