@@ -26,6 +26,7 @@ CLASS_OPTIONS: dict[str, tuple[type, str]] = {
     "model": (LightningModule, "lightning_modules"),
     "network": (nn.Module, "zeroth.networks"),
     "surrogates": (nn.Module, "zeroth.networks"),
+    "victim": (nn.Module, "zeroth.networks"),
 }
 
 # Lines of jsonargparse's report of a failed union that say nothing to a user.
@@ -48,6 +49,8 @@ def known_classes(option: str) -> list[str]:
     classes = {
         name: value for name, value in vars(module).items() if inspect.isclass(value) and issubclass(value, base)
     }
+    if option in ("surrogates", "victim"):  # denoisers and autoencoders stand beside the classifiers
+        classes = {name: value for name, value in classes.items() if getattr(value, "answers", "scores") == "scores"}
     return sorted(
         name
         for name, value in classes.items()

@@ -16,7 +16,7 @@ from torch import nn
 import zeroth.networks
 from cli.faults import known_classes
 from lightning_modules import Classifier
-from zeroth.networks.checkpoint_classifier import fill, read_weights
+from zeroth.networks._checkpoints import fill, read_weights
 from zeroth.oracles import Output
 
 
@@ -111,7 +111,7 @@ def _seeded(target: Callable[..., Any], arguments: dict[str, Any], seed: int) ->
 
 def _find(name: str) -> Callable[..., Any]:
     if "." not in name:
-        if name in (known := known_classes("network")):
+        if name in (known := known_classes("victim")):
             return getattr(zeroth.networks, name)
         raise ValueError(
             f"victim: unknown name {name!r}; give a torchvision classifier (e.g. resnet18), one of {', '.join(known)}, "

@@ -29,10 +29,10 @@ TRAINING = {
         ["--data", "Digit", "--model", "Classifier"],
         "data: unknown class 'Digit'; known are CIFAR10, Digits,",
     ),
-    "unknown network": (["--model.network", "Net"], "network: unknown class 'Net'; known are CIFARResNet,"),
+    "unknown network": (["--model.network", "Net"], "network: unknown class 'Net'; known are CIFAR10Autoencoder,"),
     "unknown model": (
         ["--model", "Clasifier", "--data", "Digits"],
-        "model: unknown class 'Clasifier'; known are Classifier",
+        "model: unknown class 'Clasifier'; known are Autoencoder, Classifier",
     ),
     "missing config": (
         ["--config", "nothing.yaml"],

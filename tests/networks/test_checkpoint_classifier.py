@@ -10,7 +10,7 @@ from lightning_modules import Classifier
 from lightning_modules.hyperparameters import describe
 from tests.runs import digits_checkpoint
 from zeroth.networks import CheckpointClassifier, DigitsCNN
-from zeroth.networks.checkpoint_classifier import fill
+from zeroth.networks._checkpoints import fill
 
 IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 

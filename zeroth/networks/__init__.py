@@ -1,4 +1,4 @@
-"""Plain modules: images (B, C, H, W) in [0, 1] -> logits (B, K). Normalisation lives inside each of them.
+"""Plain modules: images (B, C, H, W) in [0, 1] -> logits (B, K), or images. Normalisation lives inside each of them.
 
 Each file of this folder is imported here and its public classes are offered under their own names, so a new network is
 one new file: configs find it by its class name, Python by `from zeroth.networks import Name`.
