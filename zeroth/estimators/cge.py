@@ -30,6 +30,11 @@ class CGE(Estimator):
             raise ValueError(f"scheme must be 'forward' or 'central', got {scheme!r}")
         self.mu, self.scheme = mu, scheme
 
+    @property
+    def needs_value(self) -> bool:
+        """Forward differences take f(x), central ones do not."""
+        return self.scheme == "forward"
+
     def queries(self, dimension: int) -> int:
         """Return d + 1 (forward) or 2 d (central)."""
         return dimension + 1 if self.scheme == "forward" else 2 * dimension

@@ -15,6 +15,11 @@ Draw = Callable[[tuple[int, ...]], Tensor]  # shape -> (B, *shape) standard norm
 class Estimator(ABC):
     """Estimates the gradient of a batch of functions from their values alone."""
 
+    @property
+    @abstractmethod
+    def needs_value(self) -> bool:
+        """Whether an estimate uses the value at the point itself; unless it is given, x is the first point asked."""
+
     @abstractmethod
     def queries(self, dimension: int) -> int:
         """Return the evaluations of one estimate, the value at the point itself included where it is needed."""

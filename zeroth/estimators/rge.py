@@ -39,6 +39,11 @@ class RGE(Estimator):
             raise ValueError(f"distribution must be 'sphere' or 'gaussian', got {distribution!r}")
         self.q, self.mu, self.distribution, self.antithetic = q, mu, distribution, antithetic
 
+    @property
+    def needs_value(self) -> bool:
+        """One-sided differences take f(x), antithetic pairs do not."""
+        return not self.antithetic
+
     def queries(self, dimension: int) -> int:
         """Return q + 1, or 2 q for antithetic pairs."""
         return 2 * self.q if self.antithetic else self.q + 1

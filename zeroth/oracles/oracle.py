@@ -53,6 +53,15 @@ def _is_random(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm | _DropoutNd) or type(module).__name__ == "StochasticDepth"
 
 
+def check_eval(model: Any) -> None:
+    """Raise ValueError for a module whose dropout or batch norm is in training mode: its answers would be random."""
+    if isinstance(model, nn.Module) and any(m.training and _is_random(m) for m in model.modules()):
+        raise ValueError(
+            f"model {name_of(model)} has dropout or batch norm in training mode, so its answers would be random: "
+            "call model.eval() first"
+        )
+
+
 class QueryCapError(RuntimeError):
     """An oracle was asked for more images than its ``max_queries``."""
 
@@ -89,11 +98,7 @@ class Oracle(ABC):
         for field, value in (("max_batch", max_batch), ("max_queries", max_queries)):
             if value is not None and value < 1:
                 raise ValueError(f"{field} must be at least 1 or None, got {value}")
-        if isinstance(model, nn.Module) and any(m.training and _is_random(m) for m in model.modules()):
-            raise ValueError(
-                f"model {name_of(model)} has dropout or batch norm in training mode, so its answers would be random: "
-                "call model.eval() first"
-            )
+        check_eval(model)
         self.model, self.output, self.clamp = model, output, clamp
         held = itertools.chain(model.parameters(), model.buffers()) if isinstance(model, nn.Module) else iter(())
         first = next((tensor for tensor in held if tensor.is_floating_point()), torch.empty(0))
@@ -204,19 +209,19 @@ class LabelOracle(Oracle):
         return self._check(scores, images, declared=False).argmax(1).to(self.device)
 
 
-class GradientOracle(ScoreOracle):
-    """White-box access: log-probabilities, and the gradient of an objective of them. One query either way."""
+class WhiteBoxOracle(Oracle):
+    """White-box access: answers, and the gradient of an objective of them. One query either way."""
 
     def differentiate(self, images: Tensor, objective: Callable[[Tensor, slice], Tensor]) -> tuple[Tensor, Tensor]:
         """Answer images and the gradient of an objective, in batches, each image one query.
 
         Args:
             images: (N, C, H, W).
-            objective: called for each chunk with its log-probabilities (n, K) and its slice of the N images; returns
-                (n,), one value an image.
+            objective: called for each chunk with its n answers, log-probabilities (n, K) of a classifier, and its slice
+                of the N images; returns (n,), one value an image.
 
         Returns:
-            log-probabilities (N, K) and gradients (N, C, H, W).
+            answers, log-probabilities (N, K) of a classifier, and gradients (N, C, H, W).
         """
         answers, gradients = [], []
         step = self.batch_size(images)
@@ -228,10 +233,14 @@ class GradientOracle(ScoreOracle):
                 got = self.read(self._forward(batch), len(batch))
                 if not got.requires_grad:
                     raise VictimError(
-                        f"victim {name_of(self.model)} returned scores without a gradient: "
-                        "a GradientOracle needs a differentiable model"
+                        f"victim {name_of(self.model)} answered without a gradient: "
+                        f"{type(self).__name__} needs a differentiable model"
                     )
                 (gradient,) = torch.autograd.grad(objective(got, part).sum(), batch)
             answers.append(got.detach())
             gradients.append(gradient)
         return torch.cat(answers), torch.cat(gradients)
+
+
+class GradientOracle(WhiteBoxOracle, ScoreOracle):
+    """White-box access to a classifier: log-probabilities (N, K), and gradients of objectives of them."""
