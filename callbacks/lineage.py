@@ -7,7 +7,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from callbacks.loggers import log_config, log_files, runs_of
+from callbacks.loggers import log_config, log_files, parent_artifacts, runs_of
 from callbacks.provenance import START_KEYS, add_start, describe_start
 from zeroth.records.json_io import read_json, write_json
 from zeroth.records.schema import config_hash, file_sha256, flatten
@@ -58,7 +58,7 @@ def write_lineage(
 
     Args:
         folder: the run folder; what its lineage.json says of earlier starts with these settings is kept.
-        job: train-victim, attack or certify.
+        job: train-victim, train-defense, attack, ...
         settings: what decides the outcome.
         parents: the victim's files, see :func:`parent_of`.
         start: see :func:`~callbacks.provenance.describe_start`; default: described now.
@@ -96,20 +96,29 @@ class Lineage(Callback):
 
     Args:
         folder: the run folder.
-        job: train-victim.
+        job: train-victim, train-autoencoder or train-defense.
         config: the resolved configuration; logged to W&B.
         settings: the part of it that decides the outcome.
+        parents: checkpoints that the training builds on: its box, its autoencoder.
     """
 
-    def __init__(self, folder: Path, job: str, config: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        job: str,
+        config: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        parents: Sequence[str] = (),
+    ) -> None:
         self.folder, self.job, self.config, self.settings = folder, job, config, settings
+        self.parents = [parent_of(checkpoint) for checkpoint in parents]
         self.start: dict[str, Any] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what is known before the first step."""
         if trainer.is_global_zero:
             self.start = describe_start()
-            write_lineage(self.folder, self.job, self.settings, start=self.start)
+            write_lineage(self.folder, self.job, self.settings, self.parents, start=self.start)
             log_config(runs_of(trainer), self.config)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -125,7 +134,7 @@ class Lineage(Callback):
         files = {name: path for name, path in paths.items() if path and Path(path).is_file()}
         told = {name: {"path": path, "sha256": file_sha256(path)} for name, path in files.items()}
         # The start as it was described then: the source tree may have moved on while this program ran.
-        write_lineage(self.folder, self.job, self.settings, start=self.start, checkpoints=told)
+        write_lineage(self.folder, self.job, self.settings, self.parents, start=self.start, checkpoints=told)
         if "best" in files:
             name = f"{self.job.removeprefix('train-')}-{self.folder.name}"
             score = None if keeper.best_model_score is None else float(keeper.best_model_score)
@@ -134,5 +143,6 @@ class Lineage(Callback):
                 name,
                 "model",
                 [files["best"], self.folder / LINEAGE],
-                {"score": score, **told["best"]},
+                {"score": score, **told["best"], "parents": [parent["sha256"] for parent in self.parents]},
+                parent_artifacts(self.parents),
             )

@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from callbacks.lineage import LINEAGE, read_lineage, settings_hash
 from zeroth.records.json_io import difference, plain, replacing
 
-JobType = Literal["train-victim", "attack", "certify", "tune", "study"]
+JobType = Literal["train-victim", "train-autoencoder", "train-defense", "attack", "certify", "tune", "study"]
 
 # What may change between a start and its resumption: where and how fast it runs, not what comes out.
 HARDWARE = (
@@ -116,21 +116,32 @@ def result_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def refuse_other_settings(folder: Path, settings: Mapping[str, Any], growing: Sequence[str] = ()) -> None:
     """Check that a run folder, if it has been used, belongs to these settings, but for those that may grow.
 
+    Args:
+        folder: the run folder.
+        settings: what decides the outcome.
+        growing: dotted keys of those that may differ.
+
     Raises:
         ValueError: it was made with others; names the first field that differs and the remedy. Or its lineage.json is
             damaged.
     """
     if not (folder / LINEAGE).is_file():
         return
-    was, now = (
-        {key: value for key, value in told.items() if key not in growing}
-        for told in (read_lineage(folder)["settings"], plain(settings))
-    )
+    was, now = (_without(told, growing) for told in (read_lineage(folder)["settings"], plain(settings)))
     if found := difference(was, now):
         raise ValueError(
             f"{folder} was made with {found[0]} = {found[1]!r}, this run has {found[2]!r}: "
             "use the same settings to go on with it, or give this run a name of its own by --run.name"
         )
+
+
+def _without(settings: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """Settings but for some, told by dotted keys."""
+    left = {key: value for key, value in settings.items() if key not in keys}
+    for key, value in left.items():
+        if isinstance(value, Mapping):
+            left[key] = _without(value, [name.partition(".")[2] for name in keys if name.startswith(f"{key}.")])
+    return left
 
 
 def save_config(folder: Path, config: Mapping[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """train.py's command line: fit, then test the best checkpoint; a killed run goes on where it was."""
 
+import importlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from cli.folders import JobType, RunOptions, name_in_sweep, refuse_other_setting
 from cli.parser import PARSER, ZerothParser
 from cli.processes import tie_ranks
 
-JOB: JobType = "train-victim"
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "victim" / "digits.yaml"
 EXAMPLES = """\
 Train a victim. Without --config, --model or --data: the digits victim, a minute on a laptop.
@@ -70,8 +70,10 @@ class TrainCLI(LightningCLI):
         self.resolved = {key: value for key, value in self.config_dump.items() if key != "config"}
         self.settings = result_settings(self.resolved)
         name = name_in_sweep(default_name(self.words, self.config_dump["model"]), self.settings)
-        self.folder = self.options.folder(JOB, name)
-        refuse_other_settings(self.folder, self.settings)
+        self.job = job_of(self.config_dump["model"])
+        self.folder = self.options.folder(self.job, name)
+        # A training that its budget ended goes on with a larger one by the steps that it would have made.
+        refuse_other_settings(self.folder, self.settings, growing=("model.init_args.budget",))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the callbacks and loggers that every run has, unless the config brings its own."""
@@ -79,28 +81,29 @@ class TrainCLI(LightningCLI):
         configured = self._get(self.config_init, "trainer")
         given: list[Callback] = configured.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
-        extra: list[Callback] = [Lineage(self.folder, JOB, self.resolved, self.settings)]
+        parents = list(dict.fromkeys(checkpoints_in(self.resolved["model"])))
+        extra: list[Callback] = [Lineage(self.folder, self.job, self.resolved, self.settings, parents)]
         if (
             not any(isinstance(callback, ModelCheckpoint) for callback in given)
             and configured.get("enable_checkpointing") is not False
         ):
             # A system says which figure tells its best weights (a noise-trained victim: noisy accuracy). save_last
             # would write last.ckpt together with a new best only: a killed run would lose the epochs since.
-            monitor = getattr(self.model, "monitor", "val_accuracy")
+            monitor, mode = getattr(self.model, "monitor", "val_accuracy"), getattr(self.model, "monitor_mode", "max")
             for name, figure in (("best", monitor), ("last", None)):
                 extra.append(
                     ModelCheckpoint(
                         self.folder / "checkpoints",
                         filename=name,
                         monitor=figure,
-                        mode="max",
+                        mode=mode,
                         enable_version_counter=False,
                     )
                 )
         if configured.get("enable_progress_bar") is not False:
             extra.append(RichProgressBar(leave=False))
         if configured.get("logger") in (None, True):
-            kwargs["logger"] = self.options.loggers(JOB, self.folder)
+            kwargs["logger"] = self.options.loggers(self.job, self.folder)
         trainer = super().instantiate_trainer(**kwargs, callbacks=[*given, *extra], default_root_dir=self.folder)
         return trainer
 
@@ -141,3 +144,21 @@ def default_name(words: Sequence[str], model: dict[str, Any]) -> str:
         # A saved runs/<job>/<name>/config.yaml names the run that it came from.
         return Path(files[-1]).resolve().parent.name if stem == "config" else stem
     return str(model["class_path"]).rpartition(".")[2].lower()
+
+
+def job_of(model: Mapping[str, Any]) -> JobType:
+    """What a system (class_path, init_args) trains, which names its folder; a victim where its class is silent."""
+    module, _, name = str(model["class_path"]).rpartition(".")
+    return getattr(getattr(importlib.import_module(module), name), "job", "train-victim")
+
+
+def checkpoints_in(settings: Any) -> Iterator[str]:
+    """The files that the networks of a configuration are read from, in their order: the parents of what is trained."""
+    if isinstance(settings, Mapping):
+        if isinstance(file := settings.get("checkpoint"), str):
+            yield file
+        for value in settings.values():
+            yield from checkpoints_in(value)
+    elif isinstance(settings, list):
+        for value in settings:
+            yield from checkpoints_in(value)

@@ -13,23 +13,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cli.training import job_of
 from experiments.estimates import estimate
 from experiments.experiment import Experiment, Job, Network, Scale, Stage
 from experiments.resolving import model_options, option_words, resolve
 from zeroth.records import write_json
 
 ROOT = Path(__file__).parents[1]
-FOLDERS: dict[Job, str] = {
-    "train": "train-victim",
-    "tune": "tune",
-    "attack": "attack",
-    "certify": "certify",
-    "study": "study",
-}
 # Jobs whose images are independent, so that shards and devices may divide them and every row stays what it is. A
 # training is none of them: N devices see N batches a step, and the victim would be another one.
 DIVISIBLE: tuple[Job, ...] = ("attack", "certify")
 BEST = Path("checkpoints", "best.ckpt")
+# What is read of a train stage's checkpoint, by the last word of the option that takes it; else a classifier.
+PARTS = {"autoencoder": "CheckpointAutoencoder", "denoiser": "CheckpointDenoiser"}
 # What a job leaves in its folder for the stages that follow and for the table.
 REPORT = "report.json"
 PRODUCTS: dict[Job, tuple[str, ...]] = {
@@ -155,7 +151,8 @@ def make_plan(
     pictured = pictured_stages(experiment)
     for name, resolved in found.items():
         stage = experiment.stages[name]
-        folder = runs / FOLDERS[stage.job] / f"{resolved.prefix}-{resolved.hash[:8]}"
+        job = job_of(resolved.config["model"]) if stage.job == "train" else stage.job
+        folder = runs / job / f"{resolved.prefix}-{resolved.hash[:8]}"
         command = _command(stage, planned, run_options | {"run.name": folder.name})
         command += ["--save_adversarial"] if name in pictured else []
         divisible = stage.job in DIVISIBLE and resolved.config.get("total_queries") is None
@@ -226,10 +223,11 @@ def _command(stage: Stage, before: Mapping[str, PlannedStage], run_options: Mapp
     if stage.tuned is not None:
         options["attack"] = str(before[stage.tuned].folder / "tuned.yaml")
 
-    def given(network: Network) -> dict[str, Any]:
+    def given(option: str, network: Network) -> dict[str, Any]:
         if not isinstance(network, str):
             return network
-        return {"class_path": "CheckpointClassifier", "init_args": {"checkpoint": str(before[network].folder / BEST)}}
+        kind = PARTS.get(option.rpartition(".")[2], "CheckpointClassifier")
+        return {"class_path": kind, "init_args": {"checkpoint": str(before[network].folder / BEST)}}
 
     options |= model_options(stage, given)
     program = [f"{stage.job}.py"] if stage.study is None else ["-m", f"experiments.studies.{stage.study}"]

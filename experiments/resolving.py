@@ -132,19 +132,21 @@ def _check_axes(experiment: Experiment, found: Mapping[str, Resolved]) -> None:
                 raise ValueError(f"{field}: {key} of {row.method} is {value!r}: only numbers can stand on an axis")
 
 
-def model_options(stage: Stage, model: Callable[[Network], dict[str, Any]]) -> dict[str, Any]:
+def model_options(stage: Stage, model: Callable[[str, Network], dict[str, Any]]) -> dict[str, Any]:
     """The options of :attr:`Stage.models`, each network told by ``model`` as class_path and init_args."""
     return {
-        option: json.dumps([model(network) for network in given] if isinstance(given, list) else model(given))
+        option: json.dumps(
+            [model(option, network) for network in given] if isinstance(given, list) else model(option, given)
+        )
         for option, given in stage.models.items()
     }
 
 
-def _planned(before: Mapping[str, Resolved]) -> Callable[[Network], dict[str, Any]]:
+def _planned(before: Mapping[str, Resolved]) -> Callable[[str, Network], dict[str, Any]]:
     """Tell a network by the :class:`PlannedModel` that stands for it."""
     path = f"{PlannedModel.__module__}.{PlannedModel.__qualname__}"
 
-    def planned(network: Network) -> dict[str, Any]:
+    def planned(option: str, network: Network) -> dict[str, Any]:
         told = before[network].hash if isinstance(network, str) else settings_hash(network_settings(network))
         return {"class_path": path, "init_args": {"hash": told}}
 

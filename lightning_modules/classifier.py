@@ -1,19 +1,14 @@
 """Training of a victim: cross-entropy on clean or on noisy images."""
 
-from typing import Any, Literal
+from typing import Literal
 
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_modules.hyperparameters import describe
-
-# Steps between looks at the losses on an accelerator, where each look waits for the device.
-CHECK_EVERY = 50
+from lightning_modules.system import System
 
 
 def check_fit(network: object, data: object, num_classes: int | None = None) -> None:
@@ -42,7 +37,7 @@ def check_fit(network: object, data: object, num_classes: int | None = None) -> 
             )
 
 
-class Classifier(pl.LightningModule):
+class Classifier(System):
     """A network trained by cross-entropy to tell K classes apart.
 
     With noise_sigma > 0 it trains on x + N(0, sigma^2 I), unclipped: the "RS" baseline of Cohen et al. (ICML 2019) and
@@ -79,13 +74,11 @@ class Classifier(pl.LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_interval: Literal["epoch", "step"] = "epoch",
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer=optimizer, lr_scheduler=lr_scheduler, lr_interval=lr_interval)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         if not noise_sigma >= 0:
             raise ValueError(f"noise_sigma must be 0 or more, got {noise_sigma}")
-        if lr_interval not in ("epoch", "step"):
-            raise ValueError(f"lr_interval must be epoch or step, got {lr_interval!r}")
         if num_classes is None:
             num_classes = getattr(network, "num_classes", None)
             if num_classes is None:
@@ -96,9 +89,6 @@ class Classifier(pl.LightningModule):
         self.label_smoothing = label_smoothing
         self.noise_sigma = noise_sigma
         self.compile_network = compile
-        self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
-        self.lr_interval = lr_interval
 
         accuracy = MulticlassAccuracy(num_classes=num_classes, average="micro")
         self.train_accuracy = accuracy.clone()
@@ -108,7 +98,6 @@ class Classifier(pl.LightningModule):
             self.val_noisy_accuracy = accuracy.clone()
             self.test_noisy_accuracy = accuracy.clone()
         self._compiled = False
-        self._unchecked: list[tuple[int, Tensor, Tensor]] = []  # (batch_idx, loss, dataset indices) not yet looked at
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W) in [0, 1]."""
@@ -130,13 +119,8 @@ class Classifier(pl.LightningModule):
         self.train_accuracy(logits, batch["label"])
         self.log("train_loss", loss, prog_bar=True, batch_size=len(logits))
         self.log("train_accuracy", self.train_accuracy, on_step=False, on_epoch=True, batch_size=len(logits))
-        self._unchecked += [(batch_idx, loss.detach(), batch["index"])]
-        if len(self._unchecked) >= (1 if loss.device.type == "cpu" else CHECK_EVERY):
-            self._check_losses()
+        self.watch(loss, batch, batch_idx)
         return loss
-
-    def on_train_epoch_end(self) -> None:
-        self._check_losses()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self._evaluate(batch, "val")
@@ -147,27 +131,6 @@ class Classifier(pl.LightningModule):
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Logits (B, K)."""
         return self(batch["image"])
-
-    def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
-        if self.lr_scheduler is None:
-            return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        entry: dict[str, Any] = {"scheduler": scheduler, "interval": self.lr_interval}
-        if isinstance(scheduler, ReduceLROnPlateau):  # the command line's, which carries the name it monitors
-            entry["monitor"] = scheduler.monitor
-        return {"optimizer": optimizer, "lr_scheduler": entry}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # A network of published weights is rebuilt without fetching them: the state_dict holds what they have become.
-        if hasattr(self.network, "rebuild_args"):
-            settings = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]
-            checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {**settings, "network": describe(self.network)}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # A rebuilt module goes on with the file's own plain values: what is saved again says the same.
-        if "network" in (plain := checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})):
-            self._set_hparams(plain)
 
     def _answer(self, batch: dict[str, Tensor], *, noisy: bool) -> tuple[Tensor, Tensor]:
         """Logits (B, K) and the mean loss of a batch, of the images themselves or with noise added to them."""
@@ -187,34 +150,3 @@ class Classifier(pl.LightningModule):
             metric(answer, batch["label"])
             self.log(name, metric, prog_bar=True, batch_size=len(logits))
         self.log(f"{split}_loss", loss, batch_size=len(logits), sync_dist=True)
-
-    def _check_losses(self) -> None:
-        """Stop at the first loss that is not finite, before more work goes into ruined weights."""
-        unchecked, self._unchecked = self._unchecked, []
-        if not unchecked:
-            return
-        finite = torch.stack([loss for _, loss, _ in unchecked]).isfinite()
-        if not finite.all():
-            batch_idx, loss, indices = unchecked[int((~finite).nonzero()[0])]
-            raise FloatingPointError(
-                f"the training loss is {loss.item()} at epoch {self.current_epoch}, batch {batch_idx} (dataset indices "
-                f"{indices[:8].tolist()}{', ...' if len(indices) > 8 else ''}): lower the learning rate, or look at "
-                "these images"
-            )
-
-    def _set_hparams(self, hp: Any) -> None:
-        """Keep plain values alone, also of a Classifier made in Python, so that its checkpoint can rebuild it."""
-        hp = dict(hp)
-        if "_instantiator" not in hp:  # made in Python: LightningCLI hands plain values and names its instantiator
-            plain: dict[str, Any] = {
-                "_class_path": f"{type(self).__module__}.{type(self).__qualname__}",
-                "_instantiator": "pytorch_lightning.cli.instantiate_module",
-            }
-            for name, value in hp.items():
-                try:
-                    plain[name] = describe(value)
-                except TypeError as error:
-                    if name == "network":  # an optimizer left out matters to nobody who loads the victim
-                        rank_zero_warn(f"{error}: load this checkpoint by load_from_checkpoint(path, network=...)")
-            hp = plain
-        super()._set_hparams(hp)

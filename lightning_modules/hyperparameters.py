@@ -6,6 +6,7 @@ code of the file's maker runs.
 
 import functools
 import inspect
+from pathlib import PurePath
 from typing import Any
 
 from torch import nn
@@ -18,13 +19,15 @@ def describe(value: Any) -> Any:
       (dict) where it has such, else read from the attributes of the same names, which the networks of this project
       keep;
     - a class, or `functools.partial(cls, lr=...)`, becomes {"class_path", "init_args"};
-    - tuples become lists; numbers, strings, None, lists and dicts stay.
+    - paths become text, tuples lists; numbers, strings, None, lists and dicts stay.
 
     Raises:
         TypeError: the value has no such description (a lambda, a network that does not keep its arguments).
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, PurePath):
+        return str(value)
     if isinstance(value, list | tuple):
         return [describe(entry) for entry in value]
     if isinstance(value, dict):

@@ -3,20 +3,18 @@
 Shapes: N images of the growing set, C x H x W pixels, K classes.
 """
 
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_modules.box_answers import kept
 from lightning_modules.classifier import Classifier, check_fit
-from lightning_modules.hyperparameters import describe
-from zeroth.oracles import ImageStreams, Journal, LabelOracle
+from zeroth.oracles import ImageStreams, LabelOracle
 from zeroth.oracles.oracle import exact_float32
 from zeroth.oracles.scores import name_of
 
@@ -269,16 +267,9 @@ class Substitute(Classifier):
     def _ask(self, name: str, images: Tensor) -> Tensor:
         """Ask the box for the labels (N,) of images, from the journal beside the checkpoints as far as that goes."""
         oracle = LabelOracle(self._victim[0])  # type: ignore[arg-type]
-        keeper, journal = self.trainer.checkpoint_callback, None
-        if isinstance(keeper, ModelCheckpoint) and keeper.dirpath:  # without checkpoints no run goes on
-            settings = {"seeds": self.seeds, "lambda_": self.lambda_, "victim": _told(self._victim[0])}
-            journal = Journal.open(Path(keeper.dirpath) / f"{name}.labels", settings)
-        try:
+        with kept(oracle, name, self, {"seeds": self.seeds, "lambda_": self.lambda_}) as journal:
             parts = images.split(oracle.batch_size(images))
             labels = torch.cat([oracle.ask(oracle.prepare(part), journal) for part in parts]).cpu()
-        finally:
-            if journal is not None:
-                journal.close()
         if int(labels.max()) >= self.num_classes:
             raise ValueError(
                 f"victim {name_of(self._victim[0])} answered label {int(labels.max())}, but the network has "
@@ -289,10 +280,3 @@ class Substitute(Classifier):
     def _set_hparams(self, hp: Any) -> None:
         """Keep the victim out: a checkpoint is loaded without it."""
         super()._set_hparams({name: value for name, value in dict(hp).items() if name != "victim"})
-
-
-def _told(victim: nn.Module | None) -> Any:
-    try:
-        return describe(victim)
-    except TypeError:
-        return name_of(victim)

@@ -7,6 +7,7 @@ import yaml
 
 import datamodules
 import zeroth.attacks
+import zeroth.networks
 from cli import AttackCLI, CertifyCLI, TrainCLI
 from tests.runs import asked, counted, run, surrogates_for
 
@@ -35,6 +36,23 @@ def test_a_victim_config_names_what_it_trains(path, capsys):
     assert config["model"]["class_path"].rpartition(".")[2] == written["model"]["class_path"]
     assert config["trainer"]["max_epochs"] == written["trainer"]["max_epochs"]
     assert config["model"]["init_args"]["network"]["class_path"].startswith("zeroth.networks")
+
+
+@pytest.mark.parametrize("path", [*shipped("autoencoder"), *shipped("defense")], ids=stem)
+def test_a_defense_config_names_parts_that_fit(path, capsys):
+    """Networks by their names alone: the checkpoints that a defense is built on are not there yet."""
+    config = printed(capsys, TrainCLI, "--config", str(path))
+    written, told = yaml.safe_load(path.read_text()), config["model"]["init_args"]
+    assert config["model"]["class_path"].rpartition(".")[2] == written["model"]["class_path"]
+    assert config["trainer"]["max_epochs"] == written["trainer"]["max_epochs"]
+    data = getattr(datamodules, config["data"]["class_path"].rpartition(".")[2])
+    if path.parent.name == "autoencoder":
+        network = getattr(zeroth.networks, told["network"]["class_path"].rpartition(".")[2])
+        assert network(**told["network"].get("init_args", {})).image_shape == data.image_shape
+        return
+    assert told["denoiser"]["init_args"]["channels"] == data.image_shape[0]
+    assert (told["autoencoder"] is not None) == ("_ae_ds" in path.stem)
+    assert told["estimator"] is None and (told["sigma"], told["denoising_weight"]) == (0.25, 0.0)
 
 
 @pytest.mark.parametrize("path", shipped("data"), ids=stem)

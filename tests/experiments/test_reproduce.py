@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from cli import AttackCLI, plain_messages
 from experiments.loading import load_experiment
-from experiments.plan import FOLDERS, PRODUCTS, ROOT, Plan, finished, make_plan
+from experiments.plan import PRODUCTS, ROOT, Plan, finished, make_plan
 from experiments.workflow import check_data, reproduce
 from tests.experiments.stubs import WHOLE, until
 from tests.experiments.tiny import CHEAP, tiny, written
@@ -102,7 +102,7 @@ def test_a_second_start_runs_what_a_changed_config_moved_and_what_follows(tmp_pa
     )
 
     def command(stage, before, run) -> list[str]:
-        root = str(Path(run["run.root"]) / FOLDERS[stage.job])
+        root = str(Path(run["run.root"]) / {"train": "train-victim"}.get(stage.job, stage.job))
         return [sys.executable, "-S", "-c", code, root, run["run.name"], *PRODUCTS[stage.job]]
 
     monkeypatch.setattr("experiments.plan._command", command)

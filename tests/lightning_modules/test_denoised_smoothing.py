@@ -1,0 +1,292 @@
+"""Denoised smoothing: what is asked is counted, FO and ZO agree, the box stays a box, a killed training goes on."""
+
+import json
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import nn
+
+from cli import CertifyCLI, TrainCLI
+from cli.victims import load_checkpoint
+from datamodules import Digits
+from lightning_modules import DenoisedSmoothing
+from tests.runs import Counted, asked, run, start
+from zeroth.estimators import CGE, RGE
+from zeroth.networks import CarliniWagnerCNN, DigitsAutoencoder, DigitsCNN, DnCNN, MNISTAutoencoder
+
+QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+IMAGES, VALIDATION, FEATURES, PIXELS = 24, 200, 16, 64
+
+
+def module_of(box: nn.Module, **arguments) -> DenoisedSmoothing:
+    torch.manual_seed(0)
+    denoiser = arguments.pop("denoiser", None) or DnCNN(channels=1, depth=3, width=4)
+    optimizer = arguments.pop("optimizer", lambda p: torch.optim.Adam(p, lr=1e-2))
+    return DenoisedSmoothing(denoiser, box, optimizer=optimizer, train_images=IMAGES, **arguments)
+
+
+def fitted(module: DenoisedSmoothing, epochs: int = 1, folder: Path | None = None, **arguments) -> pl.Trainer:
+    trainer = pl.Trainer(
+        max_epochs=epochs, enable_checkpointing=folder is not None, default_root_dir=folder, **QUIET, **arguments
+    )
+    trainer.fit(module, module.training_data(Digits(batch_size=10)))
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("estimator", "encoded", "each"),
+    [
+        (None, False, 1),
+        (None, True, 1),
+        (RGE(q=5, mu=0.005), False, 6),
+        (RGE(q=5, mu=0.005), True, 6),
+        (RGE(q=5, mu=0.005, antithetic=True), True, 10),
+        (CGE(mu=0.005), True, FEATURES + 1),
+        (CGE(mu=0.005, scheme="central"), True, 2 * FEATURES),
+        (CGE(mu=0.005), False, PIXELS + 1),
+    ],
+    ids=["FO-DS", "FO-AE-DS", "ZO-DS", "RGE", "antithetic", "CGE", "central", "pixels"],
+)
+def test_every_query_is_counted(estimator, encoded, each, tmp_path):
+    """A label of each image at the start; then an epoch asks ``each`` an image, and validation one."""
+    box = Counted(log=str(tmp_path / "log"))
+    module = module_of(box, estimator=estimator, autoencoder=DigitsAutoencoder() if encoded else None, max_batch=50)
+    fitted(module, epochs=2)
+    assert module.queries == asked(tmp_path / "log") == IMAGES + 2 * (IMAGES * each + VALIDATION)
+
+
+def test_pre_training_of_the_denoiser_asks_nothing_and_denoises(tmp_path):
+    module = module_of(Counted(log=str(tmp_path / "log")), stability_weight=0.0, denoiser=DnCNN(channels=1, depth=3))
+    trainer = fitted(module, epochs=8)
+    assert module.queries == asked(tmp_path / "log") == 0
+    assert (module.monitor, module.monitor_mode) == ("val_mse", "min")
+    assert float(trainer.callback_metrics["val_mse"]) < 0.9 * 0.25**2  # an identity leaves the noise: sigma^2
+
+
+class Smooth(nn.Module):
+    """An autoencoder without kinks, so that differences tend to derivatives."""
+
+    image_shape, features = (1, 8, 8), 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 8), nn.Softplus())
+        self.decoder = nn.Sequential(nn.Linear(8, PIXELS), nn.Sigmoid(), nn.Unflatten(1, (1, 8, 8)))
+
+
+def gradients(module: DenoisedSmoothing) -> dict[str, torch.Tensor]:
+    """Gradients of the first step of a training, by parameter."""
+    kept: dict[str, torch.Tensor] = {}
+
+    def keep(*_: object) -> None:
+        kept.update({name: value.grad.clone() for name, value in module.named_parameters() if value.grad is not None})
+
+    module.on_after_backward = keep  # type: ignore[method-assign]
+    fitted(module, max_steps=1)
+    return kept
+
+
+def test_one_line_turns_first_order_into_zeroth_order(tmp_path):
+    """From the same noise the step by central differences is autograd's, to the order of mu^2."""
+    box = Counted(log=str(tmp_path / "log"))
+    net = DnCNN(channels=1, depth=3, width=4)
+    nn.init.normal_(list(net.parameters())[-1], std=0.1)  # which begins as the identity
+    state, both = net.state_dict(), {}
+    for name, estimator in (("first", None), ("central", CGE(mu=1e-2, scheme="central"))):
+        own = DnCNN(channels=1, depth=3, width=4)
+        own.load_state_dict(state)
+        torch.manual_seed(1)
+        module = module_of(box, denoiser=own, autoencoder=Smooth(), estimator=estimator, denoising_weight=0.0)
+        both[name] = gradients(module)
+    assert both["first"].keys() == both["central"].keys() and any("encoder" in name for name in both["first"])
+    assert not any("decoder" in name for name in both["first"])
+    for name, value in both["first"].items():
+        assert float(value.norm()) > 0 and float((both["central"][name] - value).norm()) < 2e-3 * float(value.norm())
+
+
+def test_the_loss_is_that_of_equation_2(tmp_path):
+    """w MSE + gamma CE with the box's own labels as targets, under the noise that the images are given."""
+    box, seen = Counted(log=str(tmp_path / "log")), []
+    module = module_of(box, denoising_weight=3.0, stability_weight=0.5)
+    module.defense.denoiser.register_forward_hook(
+        lambda _, given, back: seen.append((given[0].detach(), back.detach()))
+    )
+    losses, batches = [], []
+    module.on_before_backward = lambda loss: losses.append(loss.detach())  # type: ignore[method-assign]
+    module.on_train_batch_start = lambda batch, _: batches.append(batch)  # type: ignore[method-assign]
+    fitted(module, max_steps=1, num_sanity_val_steps=0, limit_val_batches=0)
+    (noisy, denoised), images = seen[0], batches[0]["image"]
+    assert float((noisy - images).std()) == pytest.approx(0.25, rel=0.1)  # 640 draws: 3 % standard error
+    targets = box(images).argmax(1)
+    expected = 3.0 * F.mse_loss(denoised, images) + 0.5 * F.cross_entropy(box(denoised).float(), targets)
+    torch.testing.assert_close(losses[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("trained", "moving"),
+    [
+        ("denoiser", {"denoiser"}),
+        ("encoder", {"denoiser", "encoder"}),
+        ("autoencoder", {"denoiser", "encoder", "decoder"}),
+    ],
+)
+def test_what_is_trained_moves_and_nothing_else(trained, moving):
+    torch.manual_seed(3)
+    box = DigitsCNN(width=2)
+    module = module_of(box, autoencoder=DigitsAutoencoder(), trained=trained)
+    before = {name: value.clone() for name, value in [*module.named_parameters(), *box.named_parameters()]}
+    fitted(module)
+    now = dict([*module.named_parameters(), *box.named_parameters()])
+    moved = {name for name, value in before.items() if not torch.equal(value, now[name])}
+    for part in ("denoiser", "encoder", "decoder"):
+        assert any(f".{part}." in name for name in moved) == (part in moving)
+    assert not any(name in moved for name, _ in box.named_parameters())
+    assert all(value.grad is None for value in box.parameters())
+    assert not any(value is other for value in module.parameters() for other in box.parameters())
+
+
+def config_of(folder: Path, kill_after: int = 0, **arguments) -> Path:
+    victim = {"class_path": "tests.runs.Counted", "init_args": {"log": str(folder / "log"), "kill_after": kill_after}}
+    options = {
+        "denoiser": {"class_path": "DnCNN", "init_args": {"channels": 1, "depth": 3, "width": 4}},
+        "victim": victim,
+        "autoencoder": {"class_path": "DigitsAutoencoder"},
+        "estimator": {"class_path": "RGE", "init_args": {"q": 4, "mu": 0.005}},
+        "train_images": IMAGES,
+        **arguments,
+    }
+    written = {
+        "model": {"class_path": "DenoisedSmoothing", "init_args": options},
+        "data": {"class_path": "Digits", "init_args": {"batch_size": 10}},
+        "trainer": {"max_epochs": 3, "enable_progress_bar": False},
+        "run": {"name": "it", "root": str(folder), "wandb": "disabled"},
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "it.yaml").write_text(yaml.safe_dump(written))
+    return folder / "it.yaml"
+
+
+def held(folder: Path) -> dict:
+    return torch.load(folder / "train-defense/it/checkpoints/last.ckpt")
+
+
+EPOCH = IMAGES * 5 + VALIDATION
+
+
+def test_a_killed_training_takes_the_same_steps(tmp_path):
+    """Killed in its second epoch, which begins anew; the labels are not asked again. Then certified as any model."""
+    run(TrainCLI, "--config", config_of(tmp_path / "whole"))
+    kill_after = IMAGES + EPOCH + 60
+    path = config_of(tmp_path / "killed", kill_after)
+    assert start("train.py", "--config", path, KILL="1").returncode == -9
+    lost = asked(tmp_path / "killed/log") - IMAGES - EPOCH
+    assert 0 < lost <= 60
+    run(TrainCLI, "--config", path)
+    whole, killed = held(tmp_path / "whole"), held(tmp_path / "killed")
+    assert whole["state_dict"].keys() == killed["state_dict"].keys() and len(whole["state_dict"]) > 5
+    assert all(torch.equal(value, killed["state_dict"][name]) for name, value in whole["state_dict"].items())
+    assert whole["defense"]["queries"] == killed["defense"]["queries"] == IMAGES + 3 * EPOCH
+    test = 2 * 397  # with noise and without
+    assert asked(tmp_path / "whole/log") == IMAGES + 3 * EPOCH + test
+    assert asked(tmp_path / "killed/log") == IMAGES + 3 * EPOCH + test + lost
+    lineage = json.loads((tmp_path / "killed/train-defense/it/lineage.json").read_text())
+    assert lineage["job"] == "train-defense"
+    best = tmp_path / "whole/train-defense/it/checkpoints/best.ckpt"
+    before = asked(tmp_path / "whole/log")
+    words = ("--certify.n0", "10", "--certify.n", "40", "--images.count", "7", "--run.root", tmp_path)
+    run(CertifyCLI, "--checkpoint", best, *words, "--run.wandb", "disabled")
+    assert asked(tmp_path / "whole/log") - before == 7 * 50  # each noisy image is one query of the box
+
+
+def test_a_budget_ends_training_and_a_larger_one_goes_on(tmp_path, capsys):
+    """Two whole epochs and a part: the first that the budget cannot pay for ends the third."""
+    budget = IMAGES + 2 * EPOCH + VALIDATION + 60
+    epochs = ("--trainer.max_epochs", "4")
+    run(TrainCLI, "--config", config_of(tmp_path / "cut", budget=budget), *epochs)
+    assert held(tmp_path / "cut")["defense"]["queries"] == IMAGES + 2 * EPOCH + VALIDATION + 50 <= budget
+    run(TrainCLI, "--config", config_of(tmp_path / "cut", budget=10_000), *epochs)
+    assert held(tmp_path / "cut")["defense"]["queries"] == IMAGES + 3 * EPOCH + VALIDATION + 50
+    with pytest.raises(ValueError, match=r"budget=23 queries, but the box is asked about 24 training images before"):
+        fitted(module_of(Counted(log=str(tmp_path / "log")), budget=23))
+    with pytest.raises(
+        ValueError, match=r"budget=230 queries does not suffice for one step and a validation, .* 234: "
+    ):
+        fitted(module_of(Counted(log=str(tmp_path / "log")), budget=230))
+
+
+def test_a_checkpoint_needs_none_of_the_files_that_it_was_made_from(tmp_path):
+    """An autoencoder and a denoiser read from checkpoints are trained on; the new checkpoint holds them itself."""
+    words = ("--run.root", tmp_path, "--run.wandb", "disabled", "--trainer.max_epochs", "1")
+    words += ("--trainer.enable_progress_bar", "false")
+    root = Path(__file__).parents[2]
+    run(TrainCLI, "--config", root / "configs/autoencoder/digits.yaml", *words)
+    coder = tmp_path / "train-autoencoder/digits/checkpoints/best.ckpt"
+    reader = {"class_path": "CheckpointAutoencoder", "init_args": {"checkpoint": str(coder)}}
+    run(TrainCLI, "--config", config_of(tmp_path / "first", autoencoder=reader))
+    first = tmp_path / "first/train-defense/it/checkpoints/best.ckpt"
+    denoiser = {"class_path": "CheckpointDenoiser", "init_args": {"checkpoint": str(first)}}
+    again = {"class_path": "CheckpointAutoencoder", "init_args": {"checkpoint": str(first)}}
+    path = config_of(tmp_path / "second", denoiser=denoiser, autoencoder=again)
+    lineage = json.loads((tmp_path / "first/train-defense/it/lineage.json").read_text())
+    assert [parent["job"] for parent in lineage["parents"]] == ["train-autoencoder"]
+    old = load_checkpoint(first)[0]
+    weights = {name: value for name, value in torch.load(coder)["state_dict"].items() if "decoder" in name}
+    assert all(
+        torch.equal(old.state_dict()[f"defense.autoencoder.{n.removeprefix('network.')}"], v)
+        for n, v in weights.items()
+    )
+    run(TrainCLI, "--config", path)
+    coder.unlink()
+    first.unlink()
+    second, _ = load_checkpoint(tmp_path / "second/train-defense/it/checkpoints/last.ckpt")
+    images = torch.stack([Digits().dataset("test")[place]["image"] for place in range(3)])
+    assert second(images).shape == (3, 10)
+
+
+class Sick(DigitsCNN):
+    """Answers NaN to its 40th image and later ones."""
+
+    def __init__(self) -> None:
+        super().__init__(width=2)
+        self.seen = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen += len(images)
+        return super().forward(images) * (float("nan") if self.seen > 40 else 1.0)
+
+
+def test_bad_input_is_named_before_work_is_lost():
+    box = DigitsCNN(width=2)
+    for arguments, message in (
+        ({"sigma": 0.0}, r"sigma must be > 0 in \[0, 1\] pixels, got 0.0"),
+        ({"denoising_weight": -1.0}, "denoising_weight must be 0 or more, got -1.0"),
+        ({"denoising_weight": 0.0, "stability_weight": 0.0}, "both 0, so there is nothing to train"),
+        ({"trained": "decoder"}, "trained must be one of denoiser, encoder, autoencoder, got 'decoder'"),
+        ({"trained": "autoencoder"}, "trained='autoencoder' needs an autoencoder and the box's true gradient"),
+        ({"budget": 0}, "budget must be at least 1 or null, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            module_of(box, **arguments)
+    with pytest.raises(
+        ValueError, match=r"MNISTAutoencoder is for images \(1, 28, 28\), DigitsCNN for images \(1, 8, 8\)"
+    ):
+        module_of(box, autoencoder=MNISTAutoencoder())
+    with pytest.raises(ValueError, match=r"has image_shape \(1, 8, 8\), but DenoisedSmoothing has \(1, 28, 28\)"):
+        fitted(module_of(CarliniWagnerCNN(), autoencoder=MNISTAutoencoder()))
+    with pytest.raises(ValueError, match=r"train_images=24, but .* has 20 training images"):
+        module = module_of(box)
+        pl.Trainer(max_epochs=1, enable_checkpointing=False, **QUIET).fit(
+            module, module.training_data(Digits(val_size=1380))
+        )
+
+
+def test_a_loss_that_is_not_a_number_names_its_batch():
+    def ruined(p):
+        return torch.optim.SGD(p, lr=1e30)
+
+    with pytest.raises(FloatingPointError):
+        fitted(module_of(DigitsCNN(width=2), optimizer=ruined), epochs=3)
