@@ -1,7 +1,8 @@
 """All benchmarks, as ``make bench`` runs them."""
 
-from benchmarks import attack, certification, memory
+from benchmarks import attack, certification, defense, memory
 
 attack.main()
 certification.main()
+defense.main()
 memory.main()

@@ -12,9 +12,12 @@ from torch import nn
 
 from benchmarks.attack import ATTACKS, OUT_OF_REACH, attack_job
 from benchmarks.certification import certification_job
+from benchmarks.defense import CASES as DEFENSES
+from benchmarks.defense import measure_step
 from benchmarks.harness import MIB, Cost, TimedVictim, floor_rate, measure, peak, reset_peak, sweep
 from benchmarks.memory import CASES, measure_apart
 from zeroth.attacks.score.zo_ngd import ZONGD
+from zeroth.estimators import CGE, RGE
 
 SHAPE = (1, 8, 8)
 CPU = torch.device("cpu")
@@ -169,3 +172,10 @@ def test_an_attack_stays_within_2_gib_above_its_victim(case):
     assert attack > held  # it holds its images at the least
     if case.attack == "ZONGD":
         assert attack < held * (case.queries - 2)  # all points at once would not have fitted
+
+
+@pytest.mark.parametrize(("estimator", "each"), [(RGE(q=5, mu=0.005), 6), (CGE(mu=0.005), 17)], ids=["RGE", "CGE"])
+def test_a_step_of_a_defense_asks_what_its_estimator_says(estimator, each):
+    cost = measure_step(DEFENSES[0], estimator, CPU, 2)
+    assert cost.queries == 64 * each and cost.images == 64
+    assert cost.floor > 0 and cost.seconds > 0
