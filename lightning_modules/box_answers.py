@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from lightning_modules.hyperparameters import describe
 from zeroth.oracles import ImageOracle, Journal, Oracle
 from zeroth.oracles.scores import name_of
+from zeroth.records.schema import file_sha256
 
 
 def ask_all(oracle: Oracle, data: Dataset[Any], module: pl.LightningModule) -> Tensor:
@@ -33,7 +34,7 @@ def ask_all(oracle: Oracle, data: Dataset[Any], module: pl.LightningModule) -> T
     share = -(-size // ranks)
     places = torch.arange(share) * ranks + module.global_rank
     own = Subset(data, places.clamp_max(size - 1).tolist())
-    step = oracle.max_batch
+    step = oracle.batch_size(data[0]["image"].unsqueeze(0))
     asked, indices = [], []
     with kept(oracle, "targets", module, {}) as journal:
         for batch in DataLoader(dataset=own, batch_size=step):
@@ -43,7 +44,7 @@ def ask_all(oracle: Oracle, data: Dataset[Any], module: pl.LightningModule) -> T
     if ranks > 1:
         gathered: Any = module.all_gather((answers.to(module.device), keys.to(module.device)))
         answers, keys = (held.flatten(0, 1).cpu() for held in gathered)
-    table = torch.zeros(int(keys.max()) + 1, *answers.shape[1:], dtype=answers.dtype)
+    table = torch.full((int(keys.max()) + 1, *answers.shape[1:]), -1, dtype=answers.dtype)
     table[keys] = answers
     return table
 
@@ -62,13 +63,21 @@ def kept(oracle: Oracle, name: str, module: pl.LightningModule, settings: dict[s
     if isinstance(oracle, ImageOracle) or not (isinstance(keeper, ModelCheckpoint) and keeper.dirpath):
         yield None
         return
-    try:
-        told = describe(oracle.model) if isinstance(oracle.model, nn.Module) else name_of(oracle.model)
-    except TypeError:  # a module that does not keep its arguments
-        told = name_of(oracle.model)
     rank = f"-{module.global_rank}" if module.trainer.world_size > 1 else ""
-    journal = Journal.open(Path(keeper.dirpath) / f"{name}{rank}.labels", {**settings, "victim": told})
+    journal = Journal.open(
+        Path(keeper.dirpath) / f"{name}{rank}.labels", {**settings, "victim": identity(oracle.model)}
+    )
     try:
         yield journal
     finally:
         journal.close()
+
+
+def identity(box: Any) -> Any:
+    """What tells a box from another: its class and arguments, and what is in the file that it was read from."""
+    try:
+        told = describe(box) if isinstance(box, nn.Module) else name_of(box)
+    except TypeError:  # a module that does not keep its arguments
+        return name_of(box)
+    file = getattr(box, "checkpoint", None)
+    return {**told, "sha256": file_sha256(file)} if isinstance(file, str) and isinstance(told, dict) else told

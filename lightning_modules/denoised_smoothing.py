@@ -3,7 +3,6 @@
 Shapes: B images of C x H x W pixels, d numbers that the box is asked by (d_z behind a decoder), Q queries, K classes.
 """
 
-import math
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -23,7 +22,8 @@ from lightning_modules.hyperparameters import describe
 from lightning_modules.system import Job, System
 from zeroth.defenses import DenoisedModel
 from zeroth.estimators import Estimator, box_loss
-from zeroth.oracles import GradientOracle, ImageStreams, LabelOracle, Oracle, Output, ScoreOracle
+from zeroth.networks import CheckpointAutoencoder, CheckpointDenoiser
+from zeroth.oracles import GradientOracle, ImageStreams, Oracle, Output, ScoreOracle
 
 Trained = Literal["denoiser", "encoder", "autoencoder"]
 
@@ -47,17 +47,16 @@ class DenoisedSmoothing(System):
     test_accuracy, without noise. A kill loses the epoch that it falls into, and its queries.
 
     Args:
-        denoiser: images -> images of the same shape, e.g. a :class:`~zeroth.networks.DnCNN`, or a
-            :class:`~zeroth.networks.CheckpointDenoiser` to go on from an earlier training.
+        denoiser: images -> images of the same shape, e.g. a DnCNN, or a CheckpointDenoiser to train on.
         victim: the box: a module, images in [0, 1] -> scores (N, K), e.g. a CheckpointClassifier or an HTTPVictim.
-        autoencoder: trained, with ``encoder`` and ``decoder``, e.g. a :class:`~zeroth.networks.CheckpointAutoencoder`.
+        autoencoder: trained, with ``encoder`` and ``decoder``, e.g. a CheckpointAutoencoder.
         estimator: of the box's gradient, an RGE or CGE; None for the true gradient. Paper mu .005.
         sigma: standard deviation of the noise, [0, 1] pixels; the paper's figures fit .25.
         denoising_weight: w; 0 leaves the term out.
         stability_weight: gamma; 0 asks the box nothing, which pre-trains the denoiser. The paper gives no gamma.
         trained: the denoiser alone, also the encoder (paper), or also the decoder (with the true gradient).
         train_images: how many are trained on, drawn by the seed; None for all.
-        budget: most queries; training ends, as an epoch does, before it would ask more. None for no bound.
+        budget: most queries; training ends before an epoch that would ask more. None for no bound.
         max_batch: largest batch the box is asked at once; bounds the memory. None for the oracle's.
         output: what the box's scores are.
         seed: decides noise, directions and the order of images, epoch by epoch.
@@ -66,8 +65,7 @@ class DenoisedSmoothing(System):
         lr_interval: what one tick of the schedule is, an epoch or a step.
 
     Raises:
-        ValueError: an argument is out of range, the parts do not fit each other or the data, or the budget does not
-            suffice for one step.
+        ValueError: an argument is out of range, parts do not fit each other or the data, or the budget is too small.
         VictimError: the box answers other scores than declared.
         FloatingPointError: a training loss is not finite.
     """
@@ -99,27 +97,23 @@ class DenoisedSmoothing(System):
             if not value >= 0:
                 raise ValueError(f"{field} must be 0 or more, got {value}")
         if denoising_weight == stability_weight == 0:
-            raise ValueError("denoising_weight and stability_weight are both 0, so there is nothing to train: set one")
+            raise ValueError("denoising_weight and stability_weight are both 0: set one, or there is nothing to train")
         if not sigma > 0:
             raise ValueError(f"sigma must be > 0 in [0, 1] pixels, got {sigma}")
         if trained not in get_args(Trained):
             raise ValueError(f"trained must be one of {', '.join(get_args(Trained))}, got {trained!r}")
         if trained == "autoencoder" and (estimator is not None or autoencoder is None):
-            raise ValueError(
-                "trained='autoencoder' needs an autoencoder and the box's true gradient (estimator: null): queries see "
-                "the decoder as a part of the box"
-            )
+            raise ValueError("trained='autoencoder' needs an autoencoder and the box's true gradient (estimator: null)")
         for field, most in (("train_images", train_images), ("budget", budget)):
             if most is not None and most < 1:
                 raise ValueError(f"{field} must be at least 1 or null, got {most}")
         self.save_hyperparameters()
         # Of a network read from a file the network itself is kept: its names in the state_dict stay the same.
-        own, encoding = (getattr(part, "network", part) for part in (denoiser, autoencoder))
+        own = denoiser.network if isinstance(denoiser, CheckpointDenoiser) else denoiser
+        encoding = autoencoder.network if isinstance(autoencoder, CheckpointAutoencoder) else autoencoder
         self.defense = DenoisedModel(own, victim.eval(), encoding)
-        if encoding is not None:
-            encoding.encoder.requires_grad_(trained != "denoiser")
-            encoding.decoder.requires_grad_(trained == "autoencoder")
         self.estimator, self.sigma, self.trained = estimator, sigma, trained
+        self.defense.freeze({"denoiser": ["encoder", "decoder"], "encoder": ["decoder"], "autoencoder": []}[trained])
         self.denoising_weight, self.stability_weight = denoising_weight, stability_weight
         self.train_images, self.budget, self.max_batch = train_images, budget, max_batch
         self.output, self.seed = output, seed
@@ -128,6 +122,7 @@ class DenoisedSmoothing(System):
         self._box: Oracle | None = None
         self._targets: Tensor | None = None  # by dataset index: what the box answers to the clean training image
         self._asked_before = 0  # queries of earlier starts, and those for the targets, over all processes
+        self._counts = False  # whether what the box is asked now are queries of the defender: those of a test are not
 
     def build_metrics(self) -> None:
         """Make what validation and test report."""
@@ -141,13 +136,13 @@ class DenoisedSmoothing(System):
         return [f"{split}_noisy_accuracy", *(["test_accuracy"] if split == "test" else [])]
 
     def forward(self, images: Tensor) -> Tensor:
-        """What the defended box answers (B, K) to images (B, C, H, W)."""
+        """What the defended box answers to images (B, C, H, W)."""
         return self.defense(images)
 
     @property
     def queries(self) -> int:
         """Images asked of the box so far, by all processes: for the targets, in training and in validation."""
-        return self._asked_before + (0 if self._box is None else self._box.queries * self.trainer.world_size)
+        return self._asked_before + (self._box.queries * self.trainer.world_size if self._box and self._counts else 0)
 
     @property
     def monitor(self) -> str:
@@ -164,9 +159,15 @@ class DenoisedSmoothing(System):
         return EpochOrder(data, seed=self.seed, epoch=lambda: self.current_epoch, count=self.train_images)
 
     def setup(self, stage: str) -> None:
-        if (data := getattr(self.trainer, "datamodule", None)) is not None:
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and not isinstance(data, EpochOrder):
+            raise ValueError("fit a defense in its own order: trainer.fit(module, module.training_data(datamodule))")
+        if data is not None:
             check_fit(self, data)
-            self.image_shape = self.image_shape or data.image_shape
+            if self.num_classes is None:
+                self.num_classes = getattr(data, "num_classes", None)
+                self.build_metrics()
+        self._asked_before, self._counts = self.queries, stage == "fit"
         self._box = self.build_box()
 
     def build_box(self) -> Oracle:
@@ -176,29 +177,34 @@ class DenoisedSmoothing(System):
 
     def on_fit_start(self) -> None:
         """Ask the box about the clean training images, unless a checkpoint has brought what it answered."""
+        self._dimension = self.defense.try_out(self.trainer.datamodule.image_shape)  # type: ignore[attr-defined]
         if self.stability_weight == 0 or self._targets is not None:
             return
-        data = self.trainer.datamodule.training_images(augment=False)  # type: ignore[attr-defined]
-        if self.budget is not None and len(data) > self.budget:
+        data, ranks = self.trainer.datamodule.training_images(augment=False), self.trainer.world_size  # type: ignore[attr-defined]
+        asked = -(-len(data) // ranks) * ranks
+        needed = asked + self._epoch_queries()
+        if self.budget is not None and needed > self.budget:
             raise ValueError(
-                f"budget={self.budget} queries, but the box is asked about {len(data)} training images before "
-                "the first step: raise the budget, or train on fewer images"
+                f"budget={self.budget} queries does not suffice for {asked} training images and one epoch, which come "
+                f"to {needed}: raise it, or lower train_images, val_size or the estimator's queries"
             )
         self._targets = self.ask_targets(data)
-        self._asked_before += len(data)
+        self._asked_before += asked
+
+    def on_train_start(self) -> None:
+        self._stop_if_spent()  # where a training that its budget ended is started again
 
     def ask_targets(self, data: Dataset[Any]) -> Tensor:
         """Return the box's labels of a split's images, (largest dataset index + 1,)."""
-        return ask_all(LabelOracle(self.defense.box, max_batch=self.max_batch, device=self.device), data, self)
+        box = ScoreOracle(self.defense.box, output=self.output, max_batch=self.max_batch, device=self.device)
+        return ask_all(box, data, self).argmax(1)
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
-        if self._spent(len(batch["image"])):
-            return None
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images, streams = batch["image"], self._streams(batch["index"], self.current_epoch + 1)
         rows = torch.arange(len(images))
         noisy = images + self.sigma * streams.randn(rows, tuple(images.shape[1:]))
         denoised = self.defense.denoiser(noisy)
-        loss = torch.zeros((), device=images.device)
+        loss = images.new_zeros(())
         if self.denoising_weight > 0:
             error = F.mse_loss(denoised, images)
             self.log("train_denoising", error, batch_size=len(images))
@@ -220,6 +226,7 @@ class DenoisedSmoothing(System):
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
         self.log("queries", float(self.queries))
+        self._stop_if_spent()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         if not self.trainer.sanity_checking:  # which would spend queries on nothing
@@ -237,7 +244,7 @@ class DenoisedSmoothing(System):
         self.log(f"{split}_mse", metric, batch_size=len(images))
         if self.stability_weight > 0 and self._box is not None:
             for name in self.figures(split):
-                accuracy, asked = getattr(self, name), noisy if name.endswith("noisy_accuracy") else images
+                accuracy, asked = getattr(self, name), noisy if "noisy" in name else images
                 accuracy(self._box(self.defense.decode(self.defense.encode(asked))), batch["label"])
                 self.log(name, accuracy, prog_bar=True, batch_size=len(images))
 
@@ -258,14 +265,14 @@ class DenoisedSmoothing(System):
 
     def _stability(self, denoised: Tensor, targets: Tensor, streams: ImageStreams) -> Tensor:
         """The loss (B,) of what the box answers to denoised images (B, C, H, W)."""
-        assert self._box is not None  # built in setup
 
         def loss(answers: Tensor, rows: Tensor) -> Tensor:
             return self.loss_of(answers, targets[rows])
 
         try:
-            z = self.defense.compress(denoised)
-            return box_loss(self._box, z, self.defense.decode, loss, self.estimator, streams.randn)
+            box, z = self._box, self.defense.compress(denoised)
+            assert box is not None  # built in setup
+            return box_loss(box, z, self.defense.decode, loss, self.estimator, streams.randn)
         except FloatingPointError as error:
             raise FloatingPointError(
                 f"epoch {self.current_epoch}, dataset indices {streams.keys[:8]} and those of their batch: {error}"
@@ -276,24 +283,17 @@ class DenoisedSmoothing(System):
         seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
         return ImageStreams(seed, indices, self.device)
 
-    def _spent(self, images: int) -> bool:
-        """Whether the budget cannot pay for a step of so many images and a validation; training ends then."""
-        if self.budget is None or self.stability_weight == 0:
-            return False
-        dimension = self.defense.dimension or math.prod(self.image_shape)  # which setup has told
-        each = 1 if self.estimator is None else self.estimator.queries(dimension)
-        later = len(self.trainer.datamodule.data.dataset("val"))  # type: ignore[attr-defined]
-        needed = self.queries + images * each * self.trainer.world_size + later
-        if needed <= self.budget:
-            return False
-        if self.trainer.global_step == 0:
-            raise ValueError(
-                f"budget={self.budget} queries does not suffice for one step and a validation, which come to {needed}: "
-                "raise it, or lower batch_size, val_size or the estimator's queries"
-            )
-        rank_zero_info(
-            f"budget={self.budget} queries: {self.queries} are asked, the next step and validation would make it "
-            f"{needed}; training ends here. A larger budget goes on from last.ckpt"
-        )
-        self.trainer.should_stop = True
-        return True
+    def _epoch_queries(self) -> int:
+        """What an epoch asks of the box: its training images, padded to all processes alike, and the validation."""
+        data, ranks = self.trainer.datamodule, self.trainer.world_size  # type: ignore[attr-defined]
+        each = 1 if self.estimator is None else self.estimator.queries(self._dimension)
+        sizes = (len(data.training_images(augment=False)), len(data.data.dataset("val")))
+        train, val = (-(-size // ranks) * ranks for size in sizes)
+        return train * each + val if self.stability_weight > 0 else 0
+
+    def _stop_if_spent(self) -> None:
+        """End training before an epoch that the budget cannot pay for: a larger one goes on as if it had been."""
+        needed = self.queries + self._epoch_queries()
+        if self.budget is not None and needed > self.budget and self.stability_weight > 0:
+            rank_zero_info(f"budget={self.budget}: {self.queries} queries are asked, an epoch more would be {needed}")
+            self.trainer.should_stop = True

@@ -78,4 +78,6 @@ class _Order(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = ImageStreams(self.seed, [self.epoch() + 1]).generator(0)
+        # What else is drawn in this process, augmentation and dropout, is that of the epoch too.
+        torch.manual_seed(generator.initial_seed())
         return iter(torch.randperm(self.length, generator=generator).tolist())

@@ -11,13 +11,15 @@ from typing import Any
 
 from torch import nn
 
+from zeroth.estimators import Estimator
+
 
 def describe(value: Any) -> Any:
     """`value` as numbers, strings, lists and dicts from which jsonargparse can rebuild it.
 
-    - a network becomes {"class_path", "init_args"}; the constructor arguments are the network's own `rebuild_args`
-      (dict) where it has such, else read from the attributes of the same names, which the networks of this project
-      keep;
+    - a network or estimator becomes {"class_path", "init_args"}; the constructor arguments are its own
+      `rebuild_args` (dict) where it has such, else read from the attributes of the same names, which those of this
+      project keep;
     - a class, or `functools.partial(cls, lr=...)`, becomes {"class_path", "init_args"};
     - paths become text, tuples lists; numbers, strings, None, lists and dicts stay.
 
@@ -36,12 +38,12 @@ def describe(value: Any) -> Any:
         return {"class_path": _path(value.func), "init_args": describe(value.keywords)}
     if isinstance(value, type):
         return {"class_path": _path(value), "init_args": {}}
-    if isinstance(value, nn.Module):
+    if isinstance(value, nn.Module | Estimator):
         return {"class_path": _path(type(value)), "init_args": _arguments(value)}
     raise TypeError(f"{value!r} cannot be written as plain hyperparameters")
 
 
-def _arguments(module: nn.Module) -> dict[str, Any]:
+def _arguments(module: Any) -> dict[str, Any]:
     if isinstance(own := getattr(module, "rebuild_args", None), dict):
         return describe(own)
     arguments = {}

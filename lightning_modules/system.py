@@ -116,6 +116,13 @@ class System(pl.LightningModule):
             }
             for name, value in hp.items():
                 try:
+                    if (
+                        name == "victim"
+                        and not hasattr(value, "checkpoint")
+                        and next(value.parameters(), None) is not None
+                    ):
+                        # No part of the state_dict: described by its class it would come back with other weights.
+                        raise TypeError(f"the weights of {type(value).__name__} are in no file")
                     plain[name] = describe(value)
                 except TypeError as error:
                     if isinstance(value, nn.Module):  # an optimizer left out matters to nobody who loads the network

@@ -56,6 +56,7 @@ class DenoisedModel(nn.Module):
                     f"autoencoder must have an encoder and a decoder, {name_of(autoencoder)} has no {half}"
                 )
         self.denoiser, self.autoencoder = denoiser, autoencoder
+        self._frozen: list[nn.Module] = []
         # In a tuple: what is no attribute of its own is in no state_dict, and no optimizer finds its parameters.
         self._box = (box,)
         self.image_shape: Shape | None = None
@@ -71,7 +72,7 @@ class DenoisedModel(nn.Module):
             if self.image_shape is None:
                 self.image_shape, self._told_by = tuple(shape), name_of(part)
         if autoencoder is not None and self.image_shape is not None:
-            self._try_autoencoder(autoencoder, self.image_shape)
+            self.try_out(self.image_shape)
 
     @property
     def box(self) -> Callable[[Tensor], Any]:
@@ -82,13 +83,6 @@ class DenoisedModel(nn.Module):
     def num_classes(self) -> int | None:
         """K of the box, None where it does not tell, as a box of images."""
         return _told(self.box, "num_classes")
-
-    @property
-    def dimension(self) -> int | None:
-        """d, what an estimate is taken in; None where no part tells it."""
-        if self.autoencoder is None:
-            return None if self.image_shape is None else math.prod(self.image_shape)
-        return getattr(self.autoencoder, "features", None)
 
     def forward(self, images: Tensor) -> Any:
         """Answer images (B, C, H, W) as the box does."""
@@ -135,6 +129,41 @@ class DenoisedModel(nn.Module):
             )
         return z.unflatten(1, self.image_shape)
 
+    def try_out(self, shape: Shape) -> int:
+        """Send one black image (C, H, W) as far as the box, so that parts that do not fit are seen before any work.
+
+        Returns:
+            d, the numbers that an estimate of the box's gradient is taken in.
+
+        Raises:
+            ValueError: the parts do not fit each other, or the image.
+        """
+        weight = next(self.parameters(), torch.empty(0))
+        modes = {module: module.training for module in self.modules()}
+        self.eval()  # the black image is to enter no running statistics
+        try:
+            with torch.no_grad():
+                z = self.encode(weight.new_zeros(1, *shape))
+                self.decode(z)
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        return z.shape[1]
+
+    def freeze(self, halves: list[str]) -> None:
+        """Take the autoencoder's ``encoder`` or ``decoder`` out of training: no gradients, and eval mode for good."""
+        self._frozen = [getattr(self.autoencoder, half) for half in halves] if self.autoencoder is not None else []
+        for half in self._frozen:
+            half.requires_grad_(False)
+            half.eval()
+
+    def train(self, mode: bool = True) -> "DenoisedModel":
+        """Leave what is frozen in eval mode, where BatchNorm and dropout answer as the box would."""
+        super().train(mode)
+        for half in self._frozen:
+            half.eval()
+        return self
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DenoisedModel":
         """Move, and the box with it: whoever attacks or certifies the defense knows this module alone."""
         super()._apply(fn, recurse)
@@ -165,18 +194,6 @@ class DenoisedModel(nn.Module):
                 f"{self.image_shape}: choose the two halves of one autoencoder"
             )
         return images
-
-    def _try_autoencoder(self, autoencoder: nn.Module, shape: Shape) -> None:
-        """Send one black image through the autoencoder, so that halves that do not fit are seen before any training."""
-        weight = next(autoencoder.parameters(), torch.empty(0))
-        modes = {module: module.training for module in autoencoder.modules()}
-        autoencoder.eval()  # the black image is to enter no running statistics
-        try:
-            with torch.no_grad():
-                self._images(autoencoder, self._code(autoencoder, weight.new_zeros(1, *shape)))
-        finally:
-            for module, training in modes.items():
-                module.training = training
 
 
 def _told(part: Any, name: str) -> Any:

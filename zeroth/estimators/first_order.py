@@ -34,11 +34,17 @@ def first_order(
 
     Raises:
         ValueError: images have another shape, or the objective's values are not (n,).
+        FloatingPointError: an image is NaN or infinite; none is asked then.
         VictimError: the box answers what cannot be read, or cannot be differentiated.
         QueryCapError: the oracle may not answer as many.
     """
     if images.ndim != 4 or len(images) == 0:
         raise ValueError(f"images must have shape (B >= 1, C, H, W), got {tuple(images.shape)}")
+    if bad := int((~images.detach().flatten(1).isfinite()).any(1).sum()):
+        raise FloatingPointError(
+            f"images are NaN or infinite in {bad} of {len(images)} rows, so the box was not asked: what makes them has "
+            "diverged, lower its learning rate"
+        )
     values: list[Tensor] = []
 
     def kept(answers: Tensor, part: slice) -> Tensor:
