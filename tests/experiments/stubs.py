@@ -12,7 +12,7 @@ WHOLE = '{"complete": true}'
 PARENTS = {"a": [], "b": ["a"], "c": ["b"], "d": ["a"]}
 
 
-def until(true: Callable[[], object], seconds: float = 120) -> None:
+def until(true: Callable[[], object], seconds: float = 300) -> None:
     """Wait for something to become true."""
     end = time.monotonic() + seconds
     while not true():
