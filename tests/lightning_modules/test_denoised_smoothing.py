@@ -1,20 +1,16 @@
 """Denoised smoothing: what is asked is counted, FO and ZO agree, the box stays a box, a killed training goes on."""
 
-import json
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import nn
 
-from cli import CertifyCLI, TrainCLI
-from cli.victims import load_checkpoint
 from datamodules import Digits
 from lightning_modules import DenoisedSmoothing
-from tests.runs import Counted, asked, run, start
+from tests.runs import Counted, asked
 from zeroth.estimators import CGE, RGE
 from zeroth.networks import CarliniWagnerCNN, DigitsAutoencoder, DigitsCNN, DnCNN, MNISTAutoencoder
 
@@ -149,78 +145,6 @@ def test_what_is_trained_moves_and_nothing_else(trained, moving):
     assert not any(value is other for value in module.parameters() for other in box.parameters())
 
 
-def config_of(folder: Path, kill_after: int = 0, **arguments) -> Path:
-    victim = {"class_path": "tests.runs.Counted", "init_args": {"log": str(folder / "log"), "kill_after": kill_after}}
-    options = {
-        "denoiser": {"class_path": "DnCNN", "init_args": {"channels": 1, "depth": 3, "width": 4}},
-        "victim": victim,
-        "autoencoder": {"class_path": "DigitsAutoencoder"},
-        "estimator": {"class_path": "RGE", "init_args": {"q": 4, "mu": 0.005}},
-        "train_images": IMAGES,
-        **arguments,
-    }
-    written = {
-        "model": {"class_path": "DenoisedSmoothing", "init_args": options},
-        "data": {"class_path": "Digits", "init_args": {"batch_size": 10}},
-        "trainer": {"max_epochs": 3, "enable_progress_bar": False},
-        "run": {"name": "it", "root": str(folder), "wandb": "disabled"},
-    }
-    folder.mkdir(exist_ok=True)
-    (folder / "it.yaml").write_text(yaml.safe_dump(written))
-    return folder / "it.yaml"
-
-
-def held(folder: Path) -> dict:
-    return torch.load(folder / "train-defense/it/checkpoints/last.ckpt")
-
-
-EPOCH = IMAGES * 5 + VALIDATION
-
-
-def test_a_killed_training_takes_the_same_steps(tmp_path):
-    """Killed in its second epoch, which begins anew; the labels are not asked again. Then certified as any model."""
-    run(TrainCLI, "--config", config_of(tmp_path / "whole"))
-    kill_after = IMAGES + EPOCH + 60
-    path = config_of(tmp_path / "killed", kill_after)
-    assert start("train.py", "--config", path, KILL="1").returncode == -9
-    lost = asked(tmp_path / "killed/log") - IMAGES - EPOCH
-    assert 0 < lost <= 60
-    run(TrainCLI, "--config", path)
-    whole, killed = held(tmp_path / "whole"), held(tmp_path / "killed")
-    assert whole["state_dict"].keys() == killed["state_dict"].keys() and len(whole["state_dict"]) > 5
-    assert all(torch.equal(value, killed["state_dict"][name]) for name, value in whole["state_dict"].items())
-    assert whole["defense"]["queries"] == killed["defense"]["queries"] == IMAGES + 3 * EPOCH
-    test = 2 * 397  # with noise and without
-    assert asked(tmp_path / "whole/log") == IMAGES + 3 * EPOCH + test
-    assert asked(tmp_path / "killed/log") == IMAGES + 3 * EPOCH + test + lost
-    lineage = json.loads((tmp_path / "killed/train-defense/it/lineage.json").read_text())
-    assert lineage["job"] == "train-defense"
-    best = tmp_path / "whole/train-defense/it/checkpoints/best.ckpt"
-    before = asked(tmp_path / "whole/log")
-    words = ("--certify.n0", "10", "--certify.n", "40", "--images.count", "7", "--run.root", tmp_path)
-    run(CertifyCLI, "--checkpoint", best, *words, "--run.wandb", "disabled")
-    assert asked(tmp_path / "whole/log") - before == 7 * 50  # each noisy image is one query of the box
-
-
-@pytest.mark.parametrize("spare", [0, 60, EPOCH - 1])
-def test_a_budget_ends_training_and_a_larger_one_goes_on(spare, tmp_path):
-    """Two whole epochs, whatever is left: the third is not begun. A larger budget takes the steps of none."""
-    epochs = ("--trainer.max_epochs", "3")
-    path = config_of(tmp_path / "cut", budget=IMAGES + 2 * EPOCH + spare)
-    test = 2 * 397
-    for again in (1, 2):  # the same command asks no more of the box than its test
-        run(TrainCLI, "--config", path, *epochs)
-        assert held(tmp_path / "cut")["defense"]["queries"] == IMAGES + 2 * EPOCH
-        assert asked(tmp_path / "cut/log") == IMAGES + 2 * EPOCH + again * test
-    if spare:
-        return
-    run(TrainCLI, "--config", config_of(tmp_path / "cut", budget=10_000), *epochs)
-    run(TrainCLI, "--config", config_of(tmp_path / "whole"), *epochs)
-    whole, cut = held(tmp_path / "whole"), held(tmp_path / "cut")
-    assert whole["defense"]["queries"] == cut["defense"]["queries"] == IMAGES + 3 * EPOCH
-    assert all(torch.equal(value, cut["state_dict"][name]) for name, value in whole["state_dict"].items())
-
-
 def test_a_budget_that_pays_for_no_epoch_asks_nothing(tmp_path):
     budget = IMAGES + IMAGES + VALIDATION - 1
     with pytest.raises(
@@ -239,35 +163,6 @@ def test_a_defense_made_in_python_says_what_its_checkpoint_lacks(tmp_path):
     kept = torch.load(tmp_path / "x.ckpt")["hyper_parameters"]
     assert "victim" not in kept
     assert kept["estimator"]["class_path"] == "zeroth.estimators.rge.RGE" and kept["estimator"]["init_args"]["q"] == 3
-
-
-def test_a_checkpoint_needs_none_of_the_files_that_it_was_made_from(tmp_path):
-    """An autoencoder and a denoiser read from checkpoints are trained on; the new checkpoint holds them itself."""
-    words = ("--run.root", tmp_path, "--run.wandb", "disabled", "--trainer.max_epochs", "1")
-    words += ("--trainer.enable_progress_bar", "false")
-    root = Path(__file__).parents[2]
-    run(TrainCLI, "--config", root / "configs/autoencoder/digits.yaml", *words)
-    coder = tmp_path / "train-autoencoder/digits/checkpoints/best.ckpt"
-    reader = {"class_path": "CheckpointAutoencoder", "init_args": {"checkpoint": str(coder)}}
-    run(TrainCLI, "--config", config_of(tmp_path / "first", autoencoder=reader))
-    first = tmp_path / "first/train-defense/it/checkpoints/best.ckpt"
-    denoiser = {"class_path": "CheckpointDenoiser", "init_args": {"checkpoint": str(first)}}
-    again = {"class_path": "CheckpointAutoencoder", "init_args": {"checkpoint": str(first)}}
-    path = config_of(tmp_path / "second", denoiser=denoiser, autoencoder=again)
-    lineage = json.loads((tmp_path / "first/train-defense/it/lineage.json").read_text())
-    assert [parent["job"] for parent in lineage["parents"]] == ["train-autoencoder"]
-    old = load_checkpoint(first)[0]
-    weights = {name: value for name, value in torch.load(coder)["state_dict"].items() if "decoder" in name}
-    assert all(
-        torch.equal(old.state_dict()[f"defense.autoencoder.{n.removeprefix('network.')}"], v)
-        for n, v in weights.items()
-    )
-    run(TrainCLI, "--config", path)
-    coder.unlink()
-    first.unlink()
-    second, _ = load_checkpoint(tmp_path / "second/train-defense/it/checkpoints/last.ckpt")
-    images = torch.stack([Digits().dataset("test")[place]["image"] for place in range(3)])
-    assert second(images).shape == (3, 10)
 
 
 def test_bad_input_is_named_before_work_is_lost():
