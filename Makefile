@@ -30,16 +30,21 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 # The commands of the README, in its order. Given again, each goes on from what is there.
 PLAIN := runs/train-victim/digits/checkpoints/best.ckpt
 NOISE := runs/train-victim/digits_noise/checkpoints/best.ckpt
+DEFENDED := runs/train-defense/zo_ae_ds/checkpoints/best.ckpt
 
 quickstart: $(INSTALLED)
 	$(BIN)/python train.py --config configs/victim/digits.yaml
 	$(BIN)/python train.py --config configs/victim/digits_noise.yaml
+	$(BIN)/python train.py --config configs/autoencoder/digits.yaml
+	$(BIN)/python train.py --config configs/defense/digits_ae_ds.yaml \
+		--model.estimator CGE --model.estimator.mu 0.005 --run.name zo_ae_ds
 	$(BIN)/python attack.py --checkpoint $(PLAIN) --attack configs/attack/zo_ngd.yaml --images.count 200
 	$(BIN)/python attack.py --checkpoint $(PLAIN) --attack configs/attack/nes_pgd.yaml --images.count 200
 	$(BIN)/python certify.py --checkpoint $(PLAIN) --certify configs/certify/quick.yaml --images.count 200
 	$(BIN)/python certify.py --checkpoint $(NOISE) --certify configs/certify/quick.yaml --images.count 200
+	$(BIN)/python certify.py --checkpoint $(DEFENDED) --certify configs/certify/quick.yaml --images.count 200
 	$(BIN)/python -m zeroth.records show runs/attack/digits-zo_ngd runs/attack/digits-nes_pgd \
-		runs/certify/digits-sigma0.25 runs/certify/digits_noise-sigma0.25
+		runs/certify/digits-sigma0.25 runs/certify/digits_noise-sigma0.25 runs/certify/zo_ae_ds-sigma0.25
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 8 --dist worksteal
