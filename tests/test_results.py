@@ -28,7 +28,17 @@ PROMISED = [
         )
     ),
     *(f"zo_ngd/{table}/mnist" for table in ("figure_a2a_mnist", "figure_a2b_mnist")),
-    *(f"zoo_ead/{table}/mnist" for table in ("table1_mnist", "table6_mnist", "table8_mnist", "figure6_mnist", "whitebox_tuned_mnist")),
+    *(
+        f"zoo_ead/{table}/mnist"
+        for table in (
+            "table1_mnist",
+            "table5_mnist",
+            "table6_mnist",
+            "table8_mnist",
+            "figure6_mnist",
+            "whitebox_tuned_mnist",
+        )
+    ),
     "cohen/mnist/mnist",
 ]
 # Folders that begin with a dot are those of a publishing that was killed.
