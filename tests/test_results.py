@@ -39,6 +39,7 @@ PROMISED = [
             "whitebox_tuned_mnist",
         )
     ),
+    "zoo_ead/table1_mnist/digits",
     "cohen/mnist/mnist",
 ]
 # Folders that begin with a dot are those of a publishing that was killed.
