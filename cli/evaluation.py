@@ -28,6 +28,7 @@ from cli.folders import JobType, RunOptions, name_in_sweep, refuse_other_setting
 from cli.parser import PARSER, ZerothParser
 from cli.processes import EndWhenTerminated, locked, tie_ranks
 from cli.victims import VictimOptions, build_victim, load_checkpoint
+from lightning_modules.box_answers import box_file
 from lightning_modules.classifier import check_fit
 from zeroth.attacks import Attack
 from zeroth.records.schema import Kind, RecordHeader, file_sha256
@@ -54,6 +55,7 @@ class EvaluationCLI(LightningCLI, ABC):
         batch_help: what else its help says.
         outcome_keys: options of the job that decide the rows.
         growing: those of them that may change when a run goes on.
+        module: what the checkpoint holds; None without one.
     """
 
     job: ClassVar[JobType]
@@ -62,6 +64,7 @@ class EvaluationCLI(LightningCLI, ABC):
     batch_help: ClassVar[str]
     outcome_keys: ClassVar[tuple[str, ...]]
     growing: ClassVar[tuple[str, ...]] = ()
+    module: LightningModule | None = None
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
         # Which devices there are and that predict has no callbacks of its own says nothing about an evaluation.
@@ -90,7 +93,6 @@ class EvaluationCLI(LightningCLI, ABC):
                     f"--checkpoint {checkpoint} brings the whole victim, so victim.{field} {victim[field]!r} would not "
                     "be used: leave out one of the two"
                 )
-        self.module: LightningModule | None = None
         if checkpoint is not None:
             self.module, data = load_checkpoint(checkpoint)
             if self.config.get("data") is None and data is not None:
@@ -204,12 +206,14 @@ class EvaluationCLI(LightningCLI, ABC):
             victim |= {key: value for key, value in self.resolved["victim"].items() if key != "state_dict"}
             if self.victim_options.state_dict is not None:
                 victim["state_dict_sha256"] = file_sha256(self.victim_options.state_dict)
+        if (box := box_file(self.module)) is not None:
+            victim["box_sha256"] = file_sha256(box)
         same = {key: self.resolved[key] for key in ("data", "images", "seed", *self.outcome_keys)}
         return {"victim": victim, **result_settings(same)}
 
     def parents(self) -> list[dict[str, Any]]:
         """The files that the victim is made of, with their hashes."""
-        files = (self.config.checkpoint, self.victim_options.state_dict)
+        files = (self.config.checkpoint, self.victim_options.state_dict, box_file(self.module))
         return [parent_of(path) for path in files if path is not None]
 
     def own_callbacks(self) -> list[Callback]:

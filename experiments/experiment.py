@@ -16,7 +16,17 @@ Column = Literal[
 # The train stage whose best checkpoint it is, or one that no stage trains, by class_path and init_args.
 Network = str | dict[str, Any]
 PictureKind = Literal[
-    "success", "certified", "success_vs", "queries_vs", "lines", "transfer", "strip", "study", "distortion", "within"
+    "success",
+    "certified",
+    "success_vs",
+    "queries_vs",
+    "lines",
+    "transfer",
+    "strip",
+    "study",
+    "reconstructions",
+    "distortion",
+    "within",
 ]
 # The columns of a table of attacks that does not choose.
 COLUMNS: tuple[Column, ...] = ("success_rate", "queries_to_success", "queries")
@@ -84,7 +94,8 @@ class Row:
         reported: figures of the paper, None or left out where it has none. Attacks: ``success_rate`` (a fraction),
             ``queries_to_success``, ``l1``, ``l2``, ``linf`` (means over the images won, [0, 1] pixels), and at numbers
             of queries ``median_at``, ``mean_at`` and ``success_at`` (number as text -> distance or fraction).
-            Certificates: ``certified_accuracy`` (radius as text -> fraction), ``acr``.
+            Certificates: ``certified_accuracy`` (radius as text -> fraction), ``acr``. Studies: what the names of
+            lines begin with, e.g. ``RMSE`` (mark of the x axis as text -> number).
         source: where the paper reports them, e.g. "Table 1"; of which victim, where it is another.
         note: what a reader must know to compare.
         case: which of an image's targets count, in a stage with ``targeted: all``: the easiest ("best"), one drawn at
@@ -114,8 +125,9 @@ class Picture:
         kind: "success" (share of images against queries), "certified" (accuracy against radius), "success_vs" and
             "queries_vs" (a figure of each row against a setting), "lines" (success rate and distances against a
             setting), "transfer" (heat map of success: what was crafted against which victim), "strip" (originals and
-            adversarial images of the rows side by side), "study" (what a study stage measured), "distortion" (median
-            distance with quartiles against queries), "within" (share of images within a distance against queries).
+            adversarial images of the rows side by side), "study" (what a study stage measured), "reconstructions" (true
+            images, and what the rows make of the attacked ones), "distortion" (median distance with quartiles against
+            queries), "within" (share of images within a distance against queries).
         rows: methods of the rows that are drawn; empty means all.
         over: for "success_vs", "queries_vs" and "lines", the setting on the x axis, a dotted key such as "attack.mu".
         title: the caption in the generated page.

@@ -17,6 +17,7 @@ from experiments.examples import read_examples
 from experiments.experiment import Picture
 from experiments.marks import CURVE_PICTURES
 from experiments.measuring import DISTANCES, cell_rows, mean_distance
+from experiments.reconstructions import methods_figure
 from zeroth.records import Norm, config_hash, merge_records
 from zeroth.records.charts import bars_figure, heat_figure, setting_figure, setting_panels, within_figure
 from zeroth.records.plots import (
@@ -53,6 +54,8 @@ def draw_picture(picture: Picture, cells: Sequence[Cell], folder: Path) -> Figur
         return certified_accuracy_figure(_records(chosen, folder))
     if picture.kind == "study":
         return _study_figure(chosen)
+    if picture.kind == "reconstructions":
+        return methods_figure(chosen)
     if picture.kind == "transfer":
         return _transfer_figure(chosen)
     if picture.kind == "strip":

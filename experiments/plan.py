@@ -26,6 +26,8 @@ DIVISIBLE: tuple[Job, ...] = ("attack", "certify")
 BEST = Path("checkpoints", "best.ckpt")
 # What is read of a train stage's checkpoint, by the last word of the option that takes it; else a classifier.
 PARTS = {"autoencoder": "CheckpointAutoencoder", "denoiser": "CheckpointDenoiser"}
+# What reads a box, by the system that trained it; else a classifier.
+BOXES = {"Reconstruction": "CheckpointReconstructor"}
 # What a job leaves in its folder for the stages that follow and for the table.
 REPORT = "report.json"
 PRODUCTS: dict[Job, tuple[str, ...]] = {
@@ -55,6 +57,7 @@ class PlannedStage:
         done: whether an earlier start finished it, see :func:`finished`.
         data: class_path and init_args of its images.
         images: the selection of images, empty for a training.
+        box: network that reads its checkpoint as a box.
     """
 
     name: str
@@ -70,6 +73,7 @@ class PlannedStage:
     done: bool = False
     data: dict[str, Any] = field(default_factory=dict)
     images: dict[str, Any] = field(default_factory=dict)
+    box: str = "CheckpointClassifier"
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> "PlannedStage":
@@ -177,6 +181,7 @@ def make_plan(
             done=finished(folder, stage.job),
             data=resolved.data,
             images=resolved.config.get("images") or {},
+            box=BOXES.get(_system(resolved.config), PlannedStage.box),
         )
     return Plan(table, rooted(file), scale, runs, list(planned.values()))
 
@@ -226,12 +231,17 @@ def _command(stage: Stage, before: Mapping[str, PlannedStage], run_options: Mapp
     def given(option: str, network: Network) -> dict[str, Any]:
         if not isinstance(network, str):
             return network
-        kind = PARTS.get(option.rpartition(".")[2], "CheckpointClassifier")
+        kind = PARTS.get(option.rpartition(".")[2]) or before[network].box
         return {"class_path": kind, "init_args": {"checkpoint": str(before[network].folder / BEST)}}
 
     options |= model_options(stage, given)
     program = [f"{stage.job}.py"] if stage.study is None else ["-m", f"experiments.studies.{stage.study}"]
     return [sys.executable, *program, *option_words(options)]
+
+
+def _system(config: Mapping[str, Any]) -> str:
+    """The class that a stage trains; empty for another job."""
+    return str((config.get("model") or {}).get("class_path", "")).rpartition(".")[2]
 
 
 def _tags(table: str, dataset: str) -> str:

@@ -14,13 +14,15 @@ REPORTING: dict[str, Job] = {"attack": "attack", "certificate": "certify", "stud
 PICTURES = {
     "attack": ("success", "success_vs", "queries_vs", "lines", "transfer", "strip", "distortion", "within"),
     "certificate": ("certified",),
-    "study": ("study",),
+    "study": ("study", "reconstructions"),
 }
+# The study that keeps the images that the kind "reconstructions" shows.
+RECONSTRUCTION = "reconstruction"
 # Those that are drawn over a setting.
 OVER = ("success_vs", "queries_vs", "lines")
 # Columns of distances at numbers of queries.
 AT_MARKS = ("median_at", "mean_at", "success_at")
-# Figures of the paper that a row may report; those of a study are in words of its own.
+# Figures of the paper that a row may report; those of a study are its own.
 FIGURES = {
     "attack": ("success_rate", "queries_to_success", "l1", "l2", "linf", *AT_MARKS),
     "certificate": ("certified_accuracy", "acr"),
@@ -32,6 +34,12 @@ _KEYS = {
         AT_MARKS, ("numbers of queries", "a number of queries is in quotes, e.g. '4000'", re.compile(r"[1-9]\d*"))
     ),
 }
+# Those of all figures of a study, whose names are those of its lines.
+_MARKS = (
+    "marks",
+    "a mark is a number in quotes, as on its axis, e.g. '0.5'",
+    re.compile(r"\d+(\.\d+)?(e[+-]\d+)?"),
+)
 # Figures that are fractions.
 _SHARES = ("success_rate", "certified_accuracy", "success_at")
 
@@ -56,8 +64,7 @@ def check_table(experiment: Experiment, scale: Scale) -> None:
         if fitting is None or fitting.job != job:
             names = ", ".join(name for name, stage in experiment.stages.items() if stage.job == job)
             raise ValueError(f"rows[{place}].stage: {row.stage!r} is no {job} stage; those are: {names or 'none'}")
-        if experiment.kind in FIGURES:
-            _check_reported(f"rows[{place}].reported", row.reported, FIGURES[experiment.kind], experiment.kind)
+        _check_reported(f"rows[{place}].reported", row.reported, experiment.kind)
     _check_comparisons(experiment)
     _check_marks(experiment)
     _check_pictures(experiment, seen["method"])
@@ -75,6 +82,13 @@ def _check_pictures(experiment: Experiment, methods: set[str]) -> None:
             )
         if (picture.kind in OVER) != (picture.over is not None):
             raise ValueError(f"pictures.{name}.over: kinds {', '.join(OVER)}, and no other, need it")
+        drawn = [row for row in experiment.rows if not picture.rows or row.method in picture.rows]
+        others = [row.method for row in drawn if experiment.stages[row.stage].study != RECONSTRUCTION]
+        if picture.kind == "reconstructions" and others:
+            raise ValueError(
+                f"pictures.{name}.rows: kind reconstructions shows what studies of reconstructors answered, which "
+                f"{others[0]!r} is none of: name rows whose stages have study: {RECONSTRUCTION}"
+            )
         if (picture.kind == "strip") != (picture.images is not None) or (picture.images or 1) < 1:
             raise ValueError(
                 f"pictures.{name}.images: kind strip, and no other, says how many images it shows, at least 1; "
@@ -134,16 +148,16 @@ def _check_marks(experiment: Experiment) -> None:
         )
 
 
-def _check_reported(where: str, reported: Mapping[str, Any], known: Sequence[str], kind: str) -> None:
+def _check_reported(where: str, reported: Mapping[str, Any], kind: str) -> None:
     """Check the names and the range of a paper's figures; None stands for one that it does not have."""
     for name, value in reported.items():
-        if name not in known:
-            raise ValueError(unknown_key(f"{where}.{name}", str(name), known, f"a row of kind {kind}"))
+        if kind in FIGURES and name not in FIGURES[kind]:
+            raise ValueError(unknown_key(f"{where}.{name}", str(name), FIGURES[kind], f"a row of kind {kind}"))
         most = 1 if name in _SHARES else math.inf
-        if name not in _KEYS or value is None:
+        if kind != "study" and (name not in _KEYS or value is None):
             _check_figure(f"{where}.{name}", value, most=most)
             continue
-        keys, remedy, pattern = _KEYS[name]
+        keys, remedy, pattern = _MARKS if kind == "study" else _KEYS[name]
         if not isinstance(value, dict):
             raise ValueError(
                 f"{where}.{name} must map {keys} to {'fractions' if most == 1 else 'numbers'}, got {value!r}"

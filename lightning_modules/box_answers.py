@@ -10,8 +10,10 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_modules.hyperparameters import describe
+from zeroth.defenses import DenoisedModel
 from zeroth.oracles import ImageOracle, Journal, Oracle
 from zeroth.oracles.scores import name_of
 from zeroth.records.schema import file_sha256
@@ -28,12 +30,14 @@ def ask_all(oracle: Oracle, data: Dataset[Any], module: pl.LightningModule) -> T
     Returns:
         (largest dataset index + 1, ...) on the CPU, row i the answer to the image of dataset index i; rows of indices
         that the split does not have are those of no image.
+
+    Raises:
+        ValueError: there are fewer images than processes.
     """
     size, ranks = len(data), module.trainer.world_size  # type: ignore[arg-type]
-    # As many a process, so that they can be gathered; the last images of the others stand in for those that lack.
-    share = -(-size // ranks)
-    places = torch.arange(share) * ranks + module.global_rank
-    own = Subset(data, places.clamp_max(size - 1).tolist())
+    if size < ranks:
+        raise ValueError(f"{ranks} processes share {size} training images: lower trainer.devices, or give them more")
+    own = Subset(data, range(module.global_rank, size, ranks))
     step = oracle.batch_size(data[0]["image"].unsqueeze(0))
     asked, indices = [], []
     with kept(oracle, "targets", module, {}) as journal:
@@ -42,8 +46,8 @@ def ask_all(oracle: Oracle, data: Dataset[Any], module: pl.LightningModule) -> T
             indices.append(batch["index"])
     answers, keys = torch.cat(asked), torch.cat(indices)
     if ranks > 1:
-        gathered: Any = module.all_gather((answers.to(module.device), keys.to(module.device)))
-        answers, keys = (held.flatten(0, 1).cpu() for held in gathered)
+        # Of different lengths, where the images do not divide evenly: each is asked once.
+        answers, keys = (torch.cat(gather_all_tensors(held.to(module.device))).cpu() for held in (answers, keys))
     table = torch.full((int(keys.max()) + 1, *answers.shape[1:]), -1, dtype=answers.dtype)
     table[keys] = answers
     return table
@@ -79,5 +83,20 @@ def identity(box: Any) -> Any:
         told = describe(box) if isinstance(box, nn.Module) else name_of(box)
     except TypeError:  # a module that does not keep its arguments
         return name_of(box)
+    file = _file_of(box)
+    return {**told, "sha256": file_sha256(file)} if file is not None and isinstance(told, dict) else told
+
+
+def box_file(module: Any) -> str | None:
+    """The file of the box behind a defense, which the defense's own checkpoint does not hold; None where there is none.
+
+    Args:
+        module: a defense, or any other system.
+    """
+    defense = getattr(module, "defense", None)
+    return _file_of(defense.box) if isinstance(defense, DenoisedModel) else None
+
+
+def _file_of(box: Any) -> str | None:
     file = getattr(box, "checkpoint", None)
-    return {**told, "sha256": file_sha256(file)} if isinstance(file, str) and isinstance(told, dict) else told
+    return file if isinstance(file, str) else None

@@ -5,19 +5,19 @@ Shapes: B images of C x H x W pixels, d numbers that the box is asked by (d_z be
 
 from typing import Any, ClassVar, Literal, get_args
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.regression import MeanSquaredError
 
 from lightning_modules.box_answers import ask_all
 from lightning_modules.classifier import check_fit
-from lightning_modules.epoch_order import EpochOrder
+from lightning_modules.epoch_order import EpochOrder, epoch_streams
 from lightning_modules.hyperparameters import describe
 from lightning_modules.system import Job, System
 from zeroth.defenses import DenoisedModel
@@ -26,6 +26,7 @@ from zeroth.networks import CheckpointAutoencoder, CheckpointDenoiser
 from zeroth.oracles import GradientOracle, ImageStreams, Oracle, Output, ScoreOracle
 
 Trained = Literal["denoiser", "encoder", "autoencoder"]
+REPORTED = {"val": ["val_noisy_"], "test": ["test_noisy_", "test_"]}  # what the figures of a split begin with
 
 
 class DenoisedSmoothing(System):
@@ -126,14 +127,15 @@ class DenoisedSmoothing(System):
 
     def build_metrics(self) -> None:
         """Make what validation and test report."""
-        for split in ("val", "test"):
+        for split, starts in REPORTED.items():
             setattr(self, f"{split}_mse", MeanSquaredError())
-            for name in self.figures(split):
-                setattr(self, name, MulticlassAccuracy(num_classes=self.num_classes or 10, average="micro"))
+            for start in starts:
+                for name, metric in self.figures().items():
+                    setattr(self, start + name, metric)
 
-    def figures(self, split: str) -> list[str]:
-        """Accuracies of a split that are reported."""
-        return [f"{split}_noisy_accuracy", *(["test_accuracy"] if split == "test" else [])]
+    def figures(self) -> dict[str, Metric]:
+        """What the box's answers to a split come to, by the ends of the names that it is logged under."""
+        return {"accuracy": MulticlassAccuracy(num_classes=self.num_classes or 10, average="micro")}
 
     def forward(self, images: Tensor) -> Tensor:
         """What the defended box answers to images (B, C, H, W)."""
@@ -141,7 +143,7 @@ class DenoisedSmoothing(System):
 
     @property
     def queries(self) -> int:
-        """Images asked of the box so far, by all processes: for the targets, in training and in validation."""
+        """Images asked of the box so far: for the targets, in training and in validation, by all processes alike."""
         return self._asked_before + (self._box.queries * self.trainer.world_size if self._box and self._counts else 0)
 
     @property
@@ -168,28 +170,27 @@ class DenoisedSmoothing(System):
                 self.num_classes = getattr(data, "num_classes", None)
                 self.build_metrics()
         self._asked_before, self._counts = self.queries, stage == "fit"
-        self._box = self.build_box()
+        self._box = self.build_box(self.trainer.strategy.root_device)  # self.device is told later
 
-    def build_box(self) -> Oracle:
+    def build_box(self, device: torch.device) -> Oracle:
         """Make the oracle that training and validation ask."""
         kind = GradientOracle if self.estimator is None else ScoreOracle
-        return kind(self.defense.box, output=self.output, max_batch=self.max_batch, device=self.device, clamp=False)
+        return kind(self.defense.box, output=self.output, max_batch=self.max_batch, device=device, clamp=False)
 
     def on_fit_start(self) -> None:
         """Ask the box about the clean training images, unless a checkpoint has brought what it answered."""
         self._dimension = self.defense.try_out(self.trainer.datamodule.image_shape)  # type: ignore[attr-defined]
         if self.stability_weight == 0 or self._targets is not None:
             return
-        data, ranks = self.trainer.datamodule.training_images(augment=False), self.trainer.world_size  # type: ignore[attr-defined]
-        asked = -(-len(data) // ranks) * ranks
-        needed = asked + self._epoch_queries()
+        data = self.trainer.datamodule.training_images(augment=False)  # type: ignore[attr-defined]
+        needed = len(data) + self._epoch_queries()
         if self.budget is not None and needed > self.budget:
             raise ValueError(
-                f"budget={self.budget} queries does not suffice for {asked} training images and one epoch, which come "
-                f"to {needed}: raise it, or lower train_images, val_size or the estimator's queries"
+                f"budget={self.budget} queries does not suffice for {len(data)} training images and one epoch, which "
+                f"come to {needed}: raise it, or lower train_images, val_size or the estimator's queries"
             )
         self._targets = self.ask_targets(data)
-        self._asked_before += asked
+        self._asked_before += len(data)
 
     def on_train_start(self) -> None:
         self._stop_if_spent()  # where a training that its budget ended is started again
@@ -200,10 +201,9 @@ class DenoisedSmoothing(System):
         return ask_all(box, data, self).argmax(1)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        images, streams = batch["image"], self._streams(batch["index"], self.current_epoch + 1)
-        rows = torch.arange(len(images))
-        noisy = images + self.sigma * streams.randn(rows, tuple(images.shape[1:]))
-        denoised = self.defense.denoiser(noisy)
+        images = batch["image"]
+        streams = epoch_streams(self.seed, self.current_epoch + 1, batch["index"], self.device)
+        denoised = self.defense.denoise(self._noisy(images, streams))
         loss = images.new_zeros(())
         if self.denoising_weight > 0:
             error = F.mse_loss(denoised, images)
@@ -238,24 +238,28 @@ class DenoisedSmoothing(System):
     def evaluate(self, batch: dict[str, Tensor], split: str) -> None:
         """Log what a split's images come to, under the noise that each of them always has."""
         images, metric = batch["image"], getattr(self, f"{split}_mse")
-        noise = self._streams(batch["index"], 0).randn(torch.arange(len(images)), tuple(images.shape[1:]))
-        noisy = images + self.sigma * noise
-        metric(self.defense.denoiser(noisy), images)
+        denoised = self.defense.denoise(self._noisy(images, epoch_streams(self.seed, 0, batch["index"], self.device)))
+        metric(denoised, images)
         self.log(f"{split}_mse", metric, batch_size=len(images))
-        if self.stability_weight > 0 and self._box is not None:
-            for name in self.figures(split):
-                accuracy, asked = getattr(self, name), noisy if "noisy" in name else images
-                accuracy(self._box(self.defense.decode(self.defense.encode(asked))), batch["label"])
-                self.log(name, accuracy, prog_bar=True, batch_size=len(images))
+        if self.stability_weight == 0 or self._box is None:
+            return
+        for start in REPORTED[split]:
+            shown = denoised if start.endswith("noisy_") else self.defense.denoise(images)
+            self.report(start, self._box(self.defense.decode(self.defense.compress(shown))), batch)
+
+    def report(self, start: str, answers: Tensor, batch: dict[str, Tensor]) -> None:
+        """Log what the box's answers to a batch come to, under names with a common start."""
+        accuracy = getattr(self, f"{start}accuracy")
+        accuracy(answers, batch["label"])
+        self.log(f"{start}accuracy", accuracy, prog_bar=True, batch_size=len(answers))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         # Rebuilt without the files that the denoiser and the autoencoder once came from: the weights are here.
-        settings = dict(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
+        settings = checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY]
         for name in ("denoiser", "autoencoder"):
             if isinstance(told := settings.get(name), dict) and "checkpoint" in told.get("init_args", {}):
                 settings[name] = describe(getattr(self.defense, name))
-        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = settings
         checkpoint["defense"] = {"targets": self._targets, "queries": self.queries}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -278,17 +282,14 @@ class DenoisedSmoothing(System):
                 f"epoch {self.current_epoch}, dataset indices {streams.keys[:8]} and those of their batch: {error}"
             ) from error
 
-    def _streams(self, indices: Tensor, epoch: int) -> ImageStreams:
-        """Draws of images in an epoch, from 1 on; 0 for those of validation and test, which are always the same."""
-        seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
-        return ImageStreams(seed, indices, self.device)
+    def _noisy(self, images: Tensor, streams: ImageStreams) -> Tensor:
+        """Add noise to images (B, C, H, W), a draw an image."""
+        return images + self.sigma * streams.randn(torch.arange(len(images)), tuple(images.shape[1:]))
 
     def _epoch_queries(self) -> int:
-        """What an epoch asks of the box: its training images, padded to all processes alike, and the validation."""
-        data, ranks = self.trainer.datamodule, self.trainer.world_size  # type: ignore[attr-defined]
+        """What an epoch asks of the box, by all processes."""
+        train, val = self.trainer.datamodule.epoch_sizes(self.trainer.world_size)  # type: ignore[attr-defined]
         each = 1 if self.estimator is None else self.estimator.queries(self._dimension)
-        sizes = (len(data.training_images(augment=False)), len(data.data.dataset("val")))
-        train, val = (-(-size // ranks) * ranks for size in sizes)
         return train * each + val if self.stability_weight > 0 else 0
 
     def _stop_if_spent(self) -> None:

@@ -3,18 +3,25 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, Subset
 
 from zeroth.oracles import ImageStreams
+
+
+def epoch_streams(seed: int, epoch: int, indices: Tensor, device: torch.device) -> ImageStreams:
+    """Draws of images in an epoch, from 1 on; epoch 0 is that of validation and test, which are always the same."""
+    return ImageStreams(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]), indices, device)
 
 
 class EpochOrder(pl.LightningDataModule):
     """A datamodule, or some of its training images, in an order that depends on the seed and the epoch alone.
 
     A plain loader shuffles by torch's global generator, whose state a checkpoint does not hold: a training that was
-    killed would go on with other batches. On several devices Lightning's own sampler takes its place.
+    killed would go on with other batches. On several devices Lightning's own sampler deals that order out.
 
     Args:
         data: datamodule with ``dataset(split, augment=...)``, ``batch_size`` and ``num_workers``.
@@ -49,6 +56,11 @@ class EpochOrder(pl.LightningDataModule):
             )
         generator = ImageStreams(self.seed, [0]).generator(0)
         return Subset(images, torch.randperm(len(images), generator=generator)[: self.count].sort().values.tolist())
+
+    def epoch_sizes(self, ranks: int) -> tuple[int, int]:
+        """Images of an epoch's training and of its validation, each filled up so that all processes have as many."""
+        train, val = len(self.training_images(augment=False)), len(self.data.dataset("val"))
+        return -(-train // ranks) * ranks, -(-val // ranks) * ranks
 
     def train_dataloader(self) -> DataLoader:
         images = self.training_images(augment=True)

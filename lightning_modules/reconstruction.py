@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+from torchmetrics import Metric
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.functional.regression import mean_squared_error
-from torchmetrics.regression import MeanSquaredError
 
 from lightning_modules.box_answers import ask_all
 from lightning_modules.classifier import check_fit
@@ -150,17 +150,9 @@ class DenoisedReconstruction(DenoisedSmoothing):
         ValueError, VictimError, FloatingPointError: as there; or the data's images were not measured.
     """
 
-    def build_metrics(self) -> None:
+    def figures(self) -> dict[str, Metric]:
         """See :class:`DenoisedSmoothing`."""
-        for split in ("val", "test"):
-            setattr(self, f"{split}_mse", MeanSquaredError())
-            for start in self.figures(split):
-                for name in ERRORS:
-                    setattr(self, start + name, MeanMetric())
-
-    def figures(self, split: str) -> list[str]:
-        """What the errors of a split that are reported begin with."""
-        return [f"{split}_noisy_", *(["test_"] if split == "test" else [])]
+        return {name: MeanMetric() for name in ERRORS}
 
     @property
     def monitor(self) -> str:
@@ -172,10 +164,10 @@ class DenoisedReconstruction(DenoisedSmoothing):
         """See :class:`System`."""
         return "min"
 
-    def build_box(self) -> Oracle:
+    def build_box(self, device: torch.device) -> Oracle:
         """See :class:`DenoisedSmoothing`."""
         kind = ImageOracle if self.estimator is not None else ImageGradientOracle
-        return kind(self.defense.box, max_batch=self.max_batch, device=self.device, clamp=False)
+        return kind(self.defense.box, max_batch=self.max_batch, device=device, clamp=False)
 
     def ask_targets(self, data: Dataset[Any]) -> Tensor:
         """Return the box's answers to a split's inputs, (largest dataset index + 1, C, H, W)."""
@@ -185,18 +177,9 @@ class DenoisedReconstruction(DenoisedSmoothing):
         """What is stable where it is small, (N,): the squared error of answers (N, C, H, W), a mean over pixels."""
         return (answers - targets).square().flatten(1).mean(1)
 
-    def evaluate(self, batch: dict[str, Tensor], split: str) -> None:
-        """See :class:`DenoisedSmoothing`; the box is asked once for both errors."""
-        images, metric = batch["image"], getattr(self, f"{split}_mse")
-        noise = self._streams(batch["index"], 0).randn(torch.arange(len(images)), tuple(images.shape[1:]))
-        noisy = images + self.sigma * noise
-        metric(self.defense.denoiser(noisy), images)
-        self.log(f"{split}_mse", metric, batch_size=len(images))
-        if self.stability_weight > 0 and self._box is not None:
-            for start in self.figures(split):
-                asked = noisy if start.endswith("noisy_") else images
-                answers = self._box(self.defense.decode(self.defense.encode(asked)))
-                _log_errors(self, start, answers, batch)
+    def report(self, start: str, answers: Tensor, batch: dict[str, Tensor]) -> None:
+        """See :class:`DenoisedSmoothing`."""
+        _log_errors(self, start, answers, batch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the box's answers of the images that are trained on alone: the whole table may be many times that."""

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytorch_lightning as pl
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -38,13 +39,30 @@ class Counted(nn.Module):
         self.log, self.kill_after = Path(log), kill_after
 
     def forward(self, images: Tensor) -> Tensor:
-        if os.environ.get("KILL") and asked(self.log) + len(images) > self.kill_after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        with self.log.open("ab") as file:
-            file.write(b"." * len(images))
+        count(self.log, len(images), self.kill_after)
         # Image by image: no rounding depends on the batch.
         flat = images.flatten(1).double()
         return torch.stack([(flat * w).sum(1) for w in self.weight], 1) + self.bias
+
+
+class CountedHalf(nn.Module):
+    """Answers images by half of what they are, and counts as :class:`Counted` does."""
+
+    def __init__(self, *, log: str, kill_after: int = 0) -> None:
+        super().__init__()
+        self.log, self.kill_after = Path(log), kill_after
+
+    def forward(self, images: Tensor) -> Tensor:
+        count(self.log, len(images), self.kill_after)
+        return images / 2
+
+
+def count(log: Path, images: int, kill_after: int) -> None:
+    """Enter images in the log of a victim, or kill this process; see :class:`Counted`."""
+    if os.environ.get("KILL") and asked(log) + images > kill_after:
+        os.kill(os.getpid(), signal.SIGKILL)
+    with log.open("ab") as file:
+        file.write(b"." * images)
 
 
 def asked(log: Path) -> int:
@@ -85,6 +103,14 @@ def start(script: str, *words: str | Path, **environment: str) -> subprocess.Com
     command = [sys.executable, str(ROOT / script), *map(str, words)]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(command, env=settings, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def saved(module: pl.LightningModule, file: Path) -> Path:
+    """Write the checkpoint of a module as it is, untrained; returns the file."""
+    trainer = pl.Trainer(logger=False, enable_checkpointing=False, enable_model_summary=False, accelerator="cpu")
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(file)
+    return file
 
 
 @functools.cache

@@ -1,11 +1,12 @@
-"""Training on two ranks (gloo) against one rank's gradient on the joint batch."""
+"""Training on two ranks (gloo): one rank's gradient on the joint batch, and a defense's queries over both."""
 
 import torch
 import torch.nn.functional as F
 
 from datamodules import Digits
+from tests import ddp_defense
 from tests.ddp_step import network
-from tests.runs import start
+from tests.runs import Counted, asked, start
 
 
 def test_two_ranks_have_the_gradient_of_one_on_the_joint_batch(tmp_path):
@@ -26,3 +27,24 @@ def test_two_ranks_have_the_gradient_of_one_on_the_joint_batch(tmp_path):
         for name, parameter in net.named_parameters():
             assert torch.allclose(gradients[name], parameter.grad, atol=1e-6), name
         assert max(float(g.abs().max()) for g in gradients.values()) > 1e-3
+
+
+def test_a_defense_on_two_ranks_counts_and_bounds_the_queries_of_both(tmp_path):
+    """Each label is asked once; then both ranks ask alike, and an epoch that the budget cannot pay for is not begun."""
+    done = start("tests/ddp_defense.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    images, epoch = ddp_defense.IMAGES, ddp_defense.EPOCH
+    first = (tmp_path / "poor.txt").read_text()
+    assert f"does not suffice for {images} training images and one epoch, which come to {images + epoch}:" in first
+    assert asked(tmp_path / "poor.log") == 0
+    for name, epochs, each in (("zo", 2, epoch), ("fo", 3, 24 + 32)):
+        both = [torch.load(tmp_path / f"{name}{rank}.pt", weights_only=False) for rank in (0, 1)]
+        for told in both:
+            assert told["before"] == images and told["epochs"] == epochs
+            assert told["asked"] == told["queries"] == told["logged"] == images + epochs * each
+        assert all(torch.equal(value, both[1]["state"][key]) for key, value in both[0]["state"].items())
+        # As many answers as images, each in the row of its own.
+        items = both[0]["items"]
+        labels = Counted(log=str(tmp_path / "other.log"))(torch.stack([item["image"] for item in items])).argmax(1)
+        for told in both:
+            assert torch.equal(told["targets"][[int(item["index"]) for item in items]], labels)

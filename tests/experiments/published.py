@@ -3,6 +3,7 @@
 import json
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from experiments.experiment import Experiment, Picture, Row, Stage
 from experiments.plan import Plan, PlannedStage
@@ -158,8 +159,8 @@ def certificate_experiment(runs: Path, **run) -> tuple[Experiment, Plan]:
     return experiment, plan
 
 
-def study_experiment(runs: Path) -> tuple[Experiment, Plan]:
-    """One study of three marks."""
+def study_experiment(runs: Path, **more: Any) -> tuple[Experiment, Plan]:
+    """One study of three marks; further entries of its study.json."""
     experiment = Experiment(
         title="A study",
         paper="Somebody et al., 2020",
@@ -189,7 +190,8 @@ def study_experiment(runs: Path) -> tuple[Experiment, Plan]:
     study = {"kind": "lines", "x": {"name": "gamma", "values": [0.01, 0.1, 1], "log": True}, "y": {"name": "mean loss"}}
     told_of_run = {"seed": 3, "images": told["images"], "checkpoint_sha256": SHA256, "settings": told}
     write_json(
-        folder / "study.json", {**study, **told_of_run, "lines": lines, "n": 3, "queries": 99, "notes": ["A note."]}
+        folder / "study.json",
+        {**study, **told_of_run, "lines": lines, "n": 3, "queries": 99, "notes": ["A note."], **more},
     )
     return experiment, plan
 

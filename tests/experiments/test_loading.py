@@ -9,6 +9,8 @@ from experiments.experiment import Experiment
 from experiments.loading import load_experiment
 from tests.experiments.tiny import tiny, written
 
+WITH_A_STUDY = {**tiny()["stages"], "curve": {"job": "study", "study": "damping", "victim": "victim"}}
+
 
 def loaded(tmp_path: Path, **changes) -> Experiment:
     return load_experiment(written(tmp_path, **changes), "digits")
@@ -89,17 +91,32 @@ def test_a_wrong_file_is_told_the_field_the_value_and_the_remedy(tmp_path, chang
         ("certificate", {"certified_accuracy": {"r": 0.5}}, "{}.certified_accuracy: a radius is a number in quotes"),
         ("certificate", {"certified_accuracy": {0.25: 0.5}}, "{}.certified_accuracy: a radius is a number in quotes"),
         ("certificate", {"certified_accuracy": 0.5}, "{}.certified_accuracy must map radii to fractions, got 0.5"),
+        ("study", {"RMSE": {"0": 0.5, "1e-06": None}}, None),
+        ("study", {"RMSE": 0.5}, "{}.RMSE must map marks to numbers, got 0.5"),
+        ("study", {"RMSE": None}, "{}.RMSE must map marks to numbers, got None"),
+        ("study", {"RMSE": {1: 0.5}}, "{}.RMSE: a mark is a number in quotes, as on its axis, e.g. '0.5', got 1"),
+        ("study", {"RMSE": {"1": "low"}}, "{}.RMSE.1 must be a number >= 0, got 'low'"),
     ],
 )
 def test_the_papers_figures_are_checked(tmp_path, kind, reported, message):
-    row = {"method": "a", "stage": {"attack": "zo", "certificate": "sure"}[kind], "reported": reported}
-    path = written(tmp_path, kind=kind, rows=[row], pictures={})
+    row = {"method": "a", "stage": {"attack": "zo", "certificate": "sure", "study": "curve"}[kind]}
+    path = written(tmp_path, kind=kind, rows=[row | {"reported": reported}], pictures={}, stages=WITH_A_STUDY)
     if message is None:
         assert load_experiment(path, "digits").rows[0].reported == reported
         return
     with pytest.raises(ValueError) as told:
         load_experiment(path, "digits")
     assert str(told.value).startswith(f"{path}: {message.format('rows[0].reported')}")
+
+
+def test_reconstructions_are_pictured_of_their_study_alone(tmp_path):
+    stages = {**WITH_A_STUDY, "errors": {"job": "study", "study": "reconstruction", "victim": "victim"}}
+    rows = [{"method": "a curve", "stage": "curve"}, {"method": "errors", "stage": "errors"}]
+    told = {"kind": "study", "rows": rows, "stages": stages}
+    picture = {"kind": "reconstructions", "rows": ["errors"]}
+    assert loaded(tmp_path, **told, pictures={"p": picture}).pictures["p"].rows == ["errors"]
+    with pytest.raises(ValueError, match=r"pictures\.p\.rows: .* which 'a curve' is none of: name rows whose stages"):
+        loaded(tmp_path, **told, pictures={"p": {"kind": "reconstructions"}})
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,20 @@
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 
 from experiments.checks import check_published, check_readme
-from experiments.experiment import Stage
+from experiments.experiment import Picture, Stage
 from experiments.page import fill_blocks, notes_text, read_page
+from experiments.pictures import draw_picture, drawn_from, source_hash
 from experiments.publish import main, publish, refresh_readme
+from experiments.reconstructions import image_text
 from tests.experiments.published import attack_experiment, certificate_experiment, read_json, study_experiment
 from zeroth.records import file_sha256, merge_records, write_json
 from zeroth.records.__main__ import main as show_runs
 
+GREYS = {"original": 0.0, "non-adaptive": 0.2, "adaptive": 0.6}
 BLOCK = "# Title\n\n<!-- results: paper/table/digits table -->\nold\n<!-- end of results -->\nrest\n"
 
 
@@ -74,6 +78,34 @@ def test_a_study_and_certificates_are_published(tmp_path):
     # An experiment outside the checkout is named by its id: its path would be that of a machine.
     assert read_page(published)[0].file == "configs/experiment/paper/certificates.yaml"
     assert "\n- A note.\n" in (tmp_path / "results/paper/study/digits/README.md").read_text()
+
+
+def test_a_study_stands_beside_the_papers_figures_with_its_images(tmp_path):
+    """Figures of one mark are known; the picture shows the true image and what the row made of it, by either attack."""
+    shown = {"index": [5], "epsilon": 1.0, "shape": [1, 2, 2]}
+    shown |= {name: [image_text(np.full((1, 2, 2), level))] for name, level in GREYS.items()}
+    experiment, plan = study_experiment(tmp_path / "runs", examples=shown)
+    (row,) = experiment.rows
+    experiment = dataclasses.replace(
+        experiment,
+        rows=[dataclasses.replace(row, reported={"loss": {"0.01": 2.5, "1": None}}, source="Table 5")],
+        pictures={"images": Picture("reconstructions", title="Images")},
+    )
+    folder = publish(experiment, plan, tmp_path / "results")
+    assert check_published(folder) == []
+    head, _, paper, ours = (folder / "table.md").read_text().splitlines()[:4]
+    assert [[word.strip() for word in line.split("|")[1:-1]] for line in (head, paper, ours)] == [
+        ["method", "what", "gamma = 0.01", "gamma = 0.1", "gamma = 1"],
+        ["loss against gamma", "loss, the paper's", "2.500", "-", "-"],
+        ["loss against gamma", "loss", "3.000 [2.000, 4.000]", "2.000 [1.500, 2.500]", "1.000 [1.000, 1.000]"],
+    ]
+    assert "those of Somebody et al., 2020, on its own victim and images" in (folder / "table.md").read_text()
+    picture, cells = read_page(folder)[0].pictures["images"], read_page(folder)[1]
+    assert drawn_from(folder / "images.png") == source_hash(picture, cells)
+    drawn = [axes.get_images()[0].get_array().mean() for axes in draw_picture(picture, cells, folder).axes]
+    assert drawn == pytest.approx([0, 0.2, 0.6])
+    (folder / "images.png").unlink()
+    assert any("images.png was not drawn from these records" in fault for fault in check_published(folder))
 
 
 def test_files_of_lines_that_are_gone_are_removed(tmp_path, folder):

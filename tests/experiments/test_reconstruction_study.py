@@ -18,7 +18,7 @@ from experiments.studies.image_rows import ImageRows
 from experiments.studies.reconstruction import ReconstructionCLI, ReconstructionTask
 from lightning_modules import DenoisedReconstruction, Reconstruction
 from lightning_modules.reconstruction import image_errors
-from tests.runs import QUIET, digits_checkpoint, run
+from tests.runs import QUIET, CountedHalf, asked, digits_checkpoint, run, saved, start
 from zeroth.networks import DnCNN
 
 TABLE = Path(__file__).parents[2] / "configs/experiment/zo_ae_ds/table5_mnist.yaml"
@@ -128,6 +128,43 @@ def test_the_command_measures_a_checkpoint(tmp_path, capsys):
     assert "measured already" in capsys.readouterr().out
 
 
+def test_a_killed_study_goes_on_with_the_images_left(tmp_path):
+    """Killed in its second batch of three: what it reports is what an unbroken one does, and no row is made twice."""
+    torch.manual_seed(0)
+    denoiser = DnCNN(channels=1, depth=2, width=2)
+    nn.init.normal_(list(denoiser.parameters())[-1], std=0.1)  # which begins as the identity
+    each = 3 + 3 * 2 + 2 * 3  # an attack of 3 steps, one through 2 draws a step, and three outputs of 2 draws
+    box = CountedHalf(log=str(tmp_path / "log"), kill_after=3 * each + 20)
+    file = saved(DenoisedReconstruction(denoiser, box), tmp_path / "defense.ckpt")
+    words = [
+        "--checkpoint",
+        file,
+        "--data",
+        "MeasuredDigits",
+        "--images.count",
+        "8",
+        "--batch_size",
+        "3",
+        "--steps",
+        "3",
+    ]
+    words += ["--epsilons", "0", "1", "--attack_noises", "2", "--noises", "2", "--pictures", "4", *QUIET]
+
+    def folder(root: str) -> Path:
+        return tmp_path / root / "study" / "defense-reconstruction"
+
+    script = "experiments/studies/reconstruction.py"
+    assert start(script, *words, "--run.root", tmp_path / "killed", KILL="1").returncode == -9
+    lost = asked(tmp_path / "log") - 3 * each
+    assert 0 < lost <= 20 and not (folder("killed") / "study.json").exists()
+    run(ReconstructionCLI, *words, "--run.root", tmp_path / "killed")
+    assert asked(tmp_path / "log") == 8 * each + lost
+    run(ReconstructionCLI, *words, "--run.root", tmp_path / "whole")
+    for name in ("study.json", "rows.jsonl", "reconstructions.png"):
+        assert (folder("killed") / name).read_bytes() == (folder("whole") / name).read_bytes(), name
+    assert json.loads((folder("whole") / "study.json").read_text())["queries"] == 8 * each
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -205,6 +242,14 @@ def test_the_table_of_the_paper_is_planned(scale):
     stages = {stage.name: stage for stage in make_plan(experiment, scale, file=TABLE).stages}
     assert stages["errors-zo_ae_ds"].parents == ["zo_ae_ds"]
     assert stages["zo_ae_ds"].parents == ["standard", "autoencoder"] and stages["zo_ds"].parents == ["standard"]
+    words = stages["zo_ae_ds"].commands[0]
+    for option, kind, parent in (
+        ("victim", "CheckpointReconstructor", "standard"),
+        ("autoencoder", "CheckpointAutoencoder", "autoencoder"),
+    ):
+        network = json.loads(words[words.index(f"--model.init_args.{option}") + 1])
+        path = str(stages[parent].folder / "checkpoints" / "best.ckpt")
+        assert network == {"class_path": kind, "init_args": {"checkpoint": path}}
     assert len({stage.folder for stage in stages.values()}) == 11
     assert all(stages[name].folder.parent.name == "train-defense" for name in ("fo_ds", "fo_ae_ds", "zo_ds"))
     assert len(experiment.rows) == 5

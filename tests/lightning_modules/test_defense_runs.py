@@ -1,6 +1,7 @@
 """Trainings of a defense by train.py: killed, bounded by a budget, built on other checkpoints."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ import yaml
 from cli import CertifyCLI, TrainCLI
 from cli.victims import load_checkpoint
 from datamodules import Digits
-from tests.runs import asked, run, start
+from lightning_modules import DenoisedSmoothing
+from tests.runs import QUIET, asked, digits_checkpoint, run, saved, start
+from zeroth.networks import CheckpointClassifier, DnCNN
+from zeroth.records import file_sha256, read_records
 
 IMAGES, VALIDATION = 24, 200
 
@@ -114,3 +118,32 @@ def test_a_checkpoint_needs_none_of_the_files_that_it_was_made_from(tmp_path):
     second, _ = load_checkpoint(tmp_path / "second/train-defense/it/checkpoints/last.ckpt")
     images = torch.stack([Digits().dataset("test")[place]["image"] for place in range(3)])
     assert second(images).shape == (3, 10)
+
+
+def test_the_rows_of_a_defended_box_belong_to_the_file_of_the_box_too(tmp_path, last_line):
+    """The defense's checkpoint holds nothing of the box: another box behind it makes other rows, and is named."""
+    box, root = tmp_path / "box.ckpt", ("--run.root", str(tmp_path), *QUIET)
+    shutil.copy(digits_checkpoint(), box)
+    module = DenoisedSmoothing(DnCNN(channels=1, depth=2, width=2), CheckpointClassifier(str(box)))
+    defense = saved(module, tmp_path / "defense.ckpt")
+    words = ["--checkpoint", str(defense), "--data", "Digits", "--images.count", "3", *root]
+    words += ["--certify.n0", "10", "--certify.n", "20"]
+    cli = run(CertifyCLI, *words)
+    hashes = {"checkpoint_sha256": file_sha256(defense), "box_sha256": (first := file_sha256(box))}
+    assert cli.settings["victim"] == {"output": "logits", **hashes}
+    header, _ = read_records(cli.folder / "certificate.tsv")
+    assert header.config["victim.box_sha256"] == first and header.checkpoint_sha256 == hashes["checkpoint_sha256"]
+    lineage = json.loads((cli.folder / "lineage.json").read_text())
+    assert [parent["sha256"] for parent in lineage["parents"]] == list(hashes.values())
+    run(CertifyCLI, *words)  # the same one goes on
+
+    held = torch.load(box)
+    held["state_dict"] = {name: value + 0.01 for name, value in held["state_dict"].items()}
+    torch.save(held, box)
+    told = last_line(CertifyCLI, *words)
+    assert f"was made with victim.box_sha256 = {first!r}, this run has {file_sha256(box)!r}: use the same" in told
+    # The victims of all other evaluations are told as ever: their record files have the hashes that they always had.
+    words[words.index(str(defense))] = str(digits_checkpoint())
+    plain = CertifyCLI(words)
+    assert plain.settings["victim"] == {"output": "logits", "checkpoint_sha256": file_sha256(digits_checkpoint())}
+    assert len(plain.parents()) == 1

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zeroth.networks._trying import trying
 from zeroth.oracles.oracle import check_eval
 from zeroth.oracles.scores import name_of
 
@@ -91,6 +92,10 @@ class DenoisedModel(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Denoise and encode images (B, C, H, W): z (B, d)."""
+        return self.compress(self.denoise(images))
+
+    def denoise(self, images: Tensor) -> Tensor:
+        """Denoise images (B, C, H, W)."""
         given = tuple(images.shape[1:])
         if images.ndim != 4 or given != (self.image_shape or given):
             expected = ", ".join(map(str, self.image_shape or ("C", "H", "W")))
@@ -104,7 +109,7 @@ class DenoisedModel(nn.Module):
             raise ValueError(
                 f"{name} must keep the shape of images {tuple(images.shape)}, returned {tuple(denoised.shape)}"
             )
-        return self.compress(denoised)
+        return denoised
 
     def compress(self, denoised: Tensor) -> Tensor:
         """Encode denoised images (B, C, H, W): z (B, d)."""
@@ -139,15 +144,9 @@ class DenoisedModel(nn.Module):
             ValueError: the parts do not fit each other, or the image.
         """
         weight = next(self.parameters(), torch.empty(0))
-        modes = {module: module.training for module in self.modules()}
-        self.eval()  # the black image is to enter no running statistics
-        try:
-            with torch.no_grad():
-                z = self.encode(weight.new_zeros(1, *shape))
-                self.decode(z)
-        finally:
-            for module, training in modes.items():
-                module.training = training
+        with trying(self):
+            z = self.encode(weight.new_zeros(1, *shape))
+            self.decode(z)
         return z.shape[1]
 
     def freeze(self, halves: list[str]) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zeroth.networks._checkpoints import read_network
+from zeroth.networks._trying import trying
 
 JOB = "train-autoencoder"
 
@@ -54,7 +55,8 @@ class CheckpointAutoencoder(nn.Module):
         self.network = network
         self.image_shape: tuple[int, ...] = tuple(network.image_shape)
         try:
-            self.features = self._try()
+            with trying(self):
+                self.features = self._try()
         except ValueError as error:
             raise ValueError(f"checkpoint {checkpoint} holds no usable {type(network).__name__}: {error}") from error
         self.latent_shape: tuple[int, ...] = tuple(getattr(network, "latent_shape", (self.features, 1, 1)))
@@ -71,14 +73,12 @@ class CheckpointAutoencoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.decoder(self.encoder(images))
 
-    @torch.no_grad()
     def _try(self) -> int:
         """Send one black image through; return d_z.
 
         Raises:
             ValueError: the parts do not fit each other or the image.
         """
-        self.eval()  # the black image is to enter no running statistics
         try:
             z = self.encoder(torch.zeros(1, *self.image_shape))
         except (RuntimeError, ValueError) as error:
@@ -92,5 +92,4 @@ class CheckpointAutoencoder(nn.Module):
             raise ValueError(f"{told}{z.shape[1]}, which the decoder does not take: {error}") from error
         if made != self.image_shape:
             raise ValueError(f"{told}{z.shape[1]}, of which the decoder makes images of shape {made}")
-        self.train()
         return z.shape[1]

@@ -1,9 +1,11 @@
 """A reconstruction network for images of 8x8 pixels."""
 
-from torch import Tensor, nn
+from torch import nn
+
+from zeroth.networks._reconstructor import Reconstructor
 
 
-class DigitsReconstructor(nn.Module):
+class DigitsReconstructor(Reconstructor):
     """Recovers scikit-learn's digits from the back-projections of their measurements, (B, 1, 8, 8) -> (B, 1, 8, 8).
 
     The small sister of MNISTReconstructor, ours: three convolutions, 8 -> 8 -> 4 -> 2, and two transposed ones,
@@ -14,8 +16,6 @@ class DigitsReconstructor(nn.Module):
     """
 
     image_shape = (1, 8, 8)
-
-    answers = "images"  # no victim of attacks
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,11 +31,3 @@ class DigitsReconstructor(nn.Module):
             nn.ConvTranspose2d(32, 1, 4, stride=2, padding=1),
             nn.Tanh(),
         )
-
-    def forward(self, images: Tensor) -> Tensor:
-        # Neighbouring sizes would come out as 8x8 too.
-        if images.shape[1:] != self.image_shape:
-            raise ValueError(
-                f"DigitsReconstructor takes back-projections of shape {self.image_shape}, got {tuple(images.shape[1:])}"
-            )
-        return self.layers(images)

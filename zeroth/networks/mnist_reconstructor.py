@@ -1,9 +1,11 @@
 """The reconstruction network of ZO-AE-DS's MNIST experiment (Zhang et al., ICLR 2022, section 5.3; Raj et al. 2020)."""
 
-from torch import Tensor, nn
+from torch import nn
+
+from zeroth.networks._reconstructor import Reconstructor
 
 
-class MNISTReconstructor(nn.Module):
+class MNISTReconstructor(Reconstructor):
     """Recovers images from the back-projections of their measurements, (B, 1, 28, 28) -> (B, 1, 28, 28).
 
     Four convolutions, 28 -> 28 -> 10 -> 4 -> 2, and three transposed ones, 2 -> 5 -> 15 -> 28; ReLU after each, tanh
@@ -15,8 +17,6 @@ class MNISTReconstructor(nn.Module):
     """
 
     image_shape = (1, 28, 28)
-
-    answers = "images"  # no victim of attacks
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,11 +36,3 @@ class MNISTReconstructor(nn.Module):
             nn.ConvTranspose2d(8, 1, 2, stride=2, padding=1),
             nn.Tanh(),
         )
-
-    def forward(self, images: Tensor) -> Tensor:
-        # 27x27 and 29x29 would come out as 28x28 too.
-        if images.shape[1:] != self.image_shape:
-            raise ValueError(
-                f"MNISTReconstructor takes back-projections of shape {self.image_shape}, got {tuple(images.shape[1:])}"
-            )
-        return self.layers(images)

@@ -15,7 +15,8 @@ class AdamThenSGD(torch.optim.Optimizer):
     Args:
         params: parameters, or groups of them.
         lr: learning rate; paper 1e-3 for both.
-        adam_steps: steps by Adam; paper 200 epochs.
+        adam_steps: steps by Adam, paper 200 epochs. Counted as a training on one device takes them: on N devices an
+            epoch has 1/N as many, so give 1/N of them.
         momentum: of SGD.
         weight_decay: added to the gradient, of both; the paper's program 1e-4.
 
