@@ -14,7 +14,9 @@ LIBRARY = {
     "zeroth.smoothing": {"zeroth.oracles", "zeroth.networks"},
     "zeroth.defenses": {"zeroth.oracles", "zeroth.networks"},
     "zeroth.estimators": {"zeroth.oracles", "zeroth.networks"},
-    "zeroth.optimizers": {"zeroth.estimators", "zeroth.networks"},
+    "zeroth.optimizers": {"zeroth.oracles", "zeroth.estimators", "zeroth.networks"},
+    "zeroth.problems": {"zeroth.oracles", "zeroth.estimators", "zeroth.optimizers"},
+    "zeroth.meta": {"zeroth.oracles", "zeroth.estimators", "zeroth.optimizers", "zeroth.problems"},
     "zeroth.attacks": {"zeroth.oracles", "zeroth.estimators", "zeroth.optimizers", "zeroth.networks"},
 }
 ENTRY_POINTS = {"cli", "train", "attack", "certify", "tune", "reproduce", "experiments", "benchmarks"}

@@ -6,6 +6,8 @@ from zeroth.estimators.cge import CGE
 from zeroth.estimators.directions import Distribution, combine, grid_directions, probes, random_directions, slopes
 from zeroth.estimators.estimator import Estimator
 from zeroth.estimators.first_order import first_order
+from zeroth.estimators.guided_es import GuidedES
+from zeroth.estimators.learned_sampling import LearnedSampling
 from zeroth.estimators.rge import RGE
 
 __all__ = [
@@ -13,6 +15,8 @@ __all__ = [
     "RGE",
     "Distribution",
     "Estimator",
+    "GuidedES",
+    "LearnedSampling",
     "RowDraw",
     "RowFunction",
     "black_box",

@@ -6,10 +6,16 @@ Shapes: B problems, Q evaluations of each, d coordinates.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 Function = Callable[[Tensor], Tensor]  # (B, Q, d) points -> (B, Q) values
 Draw = Callable[[tuple[int, ...]], Tensor]  # shape -> (B, *shape) standard normal numbers
+
+
+def standard_normal(x: Tensor) -> Draw:
+    """Return draws for B problems at x (B, d) from torch's global generator, in x's dtype and on its device."""
+    return lambda shape: torch.randn(len(x), *shape, device=x.device, dtype=x.dtype)
 
 
 class Estimator(ABC):

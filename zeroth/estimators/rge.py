@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zeroth.estimators.directions import Distribution, combine, probes, random_directions, slopes
-from zeroth.estimators.estimator import Draw, Estimator, Function
+from zeroth.estimators.estimator import Draw, Estimator, Function, standard_normal
 
 
 class RGE(Estimator):
@@ -50,13 +50,8 @@ class RGE(Estimator):
 
     def __call__(self, f: Function, x: Tensor, *, value: Tensor | None = None, draw: Draw | None = None) -> Tensor:
         """See :class:`Estimator`."""
-        batch, dimension = x.shape
-        if draw is None:
-
-            def draw(shape: tuple[int, ...]) -> Tensor:
-                return torch.randn(batch, *shape, device=x.device, dtype=x.dtype)
-
-        u = random_directions(draw, self.q, (dimension,), self.distribution)
+        dimension = x.shape[1]
+        u = random_directions(draw or standard_normal(x), self.q, (dimension,), self.distribution)
         center = x.unsqueeze(1)
         points = probes(center, u, self.mu, self.antithetic)
         if value is None and not self.antithetic:

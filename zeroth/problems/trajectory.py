@@ -1,0 +1,124 @@
+"""Optimizers at work on batches of problems: whole trajectories, and windows of them that can be differentiated.
+
+Shapes: n problems, T iterations, d coordinates.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zeroth.estimators.estimator import Draw
+from zeroth.optimizers.zeroth_order import State, Step, ZerothOrder
+from zeroth.oracles import ImageStreams
+from zeroth.problems.problems import Problems
+
+
+@dataclass
+class Window:
+    """Some iterations of n problems.
+
+    Attributes:
+        thetas: (n, T, d), the points after each iteration, with graphs to the rule's parameters where those are on.
+        offsets: (n,), the sum of the squares of a QueryRNN's outputs over iterations and coordinates; zero without one.
+        state: after the last iteration.
+    """
+
+    thetas: Tensor
+    offsets: Tensor
+    state: State
+
+
+@dataclass
+class Curves:
+    """Whole trajectories of n problems.
+
+    Attributes:
+        losses: (n, T + 1), at the starting points and after each iteration; of stochastic problems over all their data.
+        theta: (n, d), the last points.
+        queries: what a problem was asked by the optimizer; the losses of stochastic problems, and the last ones, are
+            measured beside that.
+    """
+
+    losses: Tensor
+    theta: Tensor
+    queries: int
+
+
+def unroll(
+    rule: ZerothOrder,
+    problems: Problems,
+    rows: Tensor,
+    theta: Tensor,
+    state: State,
+    *,
+    iterations: Tensor,
+    steps: int,
+    draw: Draw,
+) -> Window:
+    """Take some iterations of problems of any ages.
+
+    Args:
+        rule: whose step does not look at the number of the iteration, where the ages differ.
+        problems: asked by their functions alone.
+        rows: (n,) int64.
+        theta: (n, d).
+        state: of the rule.
+        iterations: (n,) int64, taken so far.
+        steps: T.
+        draw: as in :meth:`ZerothOrder.step`.
+    """
+    thetas, offsets = [], torch.zeros(len(rows), device=problems.device)
+    for step in _steps(rule, problems, rows, theta, state, iterations, steps, draw):
+        thetas.append(step.theta)
+        state = step.state
+        if step.offset is not None:
+            offsets = offsets + step.offset.square().sum(1)
+    return Window(thetas=torch.stack(thetas, 1), offsets=offsets, state=state)
+
+
+@torch.no_grad()
+def minimize(rule: ZerothOrder, problems: Problems, rows: Tensor, *, iterations: int, seed: int) -> Curves:
+    """Run an optimizer from the problems' starting points on.
+
+    Args:
+        rule: in eval mode, but where its chance of standard directions is to be left out.
+        problems: asked by their functions; losses are measured beside them.
+        rows: (n,) int64.
+        iterations: T.
+        seed: decides the directions; those of a problem depend on its index, not on its neighbours.
+    """
+    theta, state = problems.start[rows.to(problems.device)], rule.begin(len(rows), problems.dimension, problems.device)
+    streams = ImageStreams(seed, problems.indices[rows.cpu()], problems.device)
+    everyone, losses = torch.arange(len(rows)), []
+    if problems.stochastic:
+        losses.append(problems.loss(theta, rows))
+    ages = torch.zeros(len(rows), dtype=torch.int64)
+    for step in _steps(
+        rule, problems, rows, theta, state, ages, iterations, lambda shape: streams.randn(everyone, shape)
+    ):
+        theta = step.theta
+        losses.append(problems.loss(theta, rows) if problems.stochastic else step.value)
+    if not problems.stochastic:  # the rule has asked for all but the last
+        losses.append(problems.loss(theta, rows))
+    queries = sum(rule.queries(problems.dimension, number) for number in range(iterations))
+    return Curves(losses=torch.stack(losses, 1), theta=theta, queries=queries)
+
+
+def _steps(
+    rule: ZerothOrder,
+    problems: Problems,
+    rows: Tensor,
+    theta: Tensor,
+    state: State,
+    ages: Tensor,
+    count: int,
+    draw: Draw,
+) -> Iterator[Step]:
+    first = int(ages[0])
+    for number in range(count):
+        f = problems.function(rows, ages + number)
+        step = rule.step(f, theta, state, iteration=first + number, draw=draw)
+        theta, state = step.theta, step.state
+        yield step
