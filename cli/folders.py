@@ -12,7 +12,9 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from callbacks.lineage import LINEAGE, read_lineage, settings_hash
 from zeroth.records.json_io import difference, plain, replacing
 
-JobType = Literal["train-victim", "train-autoencoder", "train-defense", "attack", "certify", "tune", "study"]
+JobType = Literal[
+    "train-victim", "train-autoencoder", "train-defense", "train-optimizer", "attack", "certify", "tune", "study"
+]  # fmt: skip
 
 # What may change between a start and its resumption: where and how fast it runs, not what comes out.
 HARDWARE = (

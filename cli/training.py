@@ -81,7 +81,9 @@ class TrainCLI(LightningCLI):
         configured = self._get(self.config_init, "trainer")
         given: list[Callback] = configured.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
-        parents = list(dict.fromkeys(checkpoints_in(self.resolved["model"])))
+        # The box of a defense is a part of the system, that of an optimizer's problems a part of the data.
+        held = [self.resolved["model"], self.resolved.get("data")]
+        parents = list(dict.fromkeys(checkpoints_in(held)))
         extra: list[Callback] = [Lineage(self.folder, self.job, self.resolved, self.settings, parents)]
         if (
             not any(isinstance(callback, ModelCheckpoint) for callback in given)

@@ -12,12 +12,13 @@ from typing import Any
 from torch import nn
 
 from zeroth.estimators import Estimator
+from zeroth.meta import MetaGradient
 
 
 def describe(value: Any) -> Any:
     """`value` as numbers, strings, lists and dicts from which jsonargparse can rebuild it.
 
-    - a network or estimator becomes {"class_path", "init_args"}; the constructor arguments are its own
+    - a network, estimator or meta-gradient becomes {"class_path", "init_args"}; the constructor arguments are its own
       `rebuild_args` (dict) where it has such, else read from the attributes of the same names, which those of this
       project keep;
     - a class, or `functools.partial(cls, lr=...)`, becomes {"class_path", "init_args"};
@@ -38,7 +39,7 @@ def describe(value: Any) -> Any:
         return {"class_path": _path(value.func), "init_args": describe(value.keywords)}
     if isinstance(value, type):
         return {"class_path": _path(value), "init_args": {}}
-    if isinstance(value, nn.Module | Estimator):
+    if isinstance(value, nn.Module | Estimator | MetaGradient):
         return {"class_path": _path(type(value)), "init_args": _arguments(value)}
     raise TypeError(f"{value!r} cannot be written as plain hyperparameters")
 

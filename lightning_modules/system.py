@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_modules.hyperparameters import describe
 
-Job = Literal["train-victim", "train-autoencoder", "train-defense"]
+Job = Literal["train-victim", "train-autoencoder", "train-defense", "train-optimizer"]
 # Steps between looks at the losses on an accelerator, where each look waits for the device.
 CHECK_EVERY = 50
 

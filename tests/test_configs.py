@@ -57,6 +57,19 @@ def test_a_defense_config_names_parts_that_fit(path, capsys):
     assert told["estimator"] is None and (told["sigma"], told["denoising_weight"]) == (0.25, 0.0)
 
 
+@pytest.mark.parametrize("path", shipped("optimizer"), ids=stem)
+def test_an_optimizer_config_names_what_it_trains(path, capsys):
+    """By its words alone: the checkpoints that it is built on are not there yet."""
+    config = printed(capsys, TrainCLI, "--config", str(path))
+    told = config["model"]["init_args"]
+    assert config["model"]["class_path"] == "lightning_modules.OptimizerTraining"
+    assert told["horizon"] % told["window"] == 0 and config["trainer"]["gradient_clip_algorithm"] == "value"
+    assert (told["trained"] == "query") == path.stem.endswith("_query")
+    assert told["rule"]["init_args"][told["trained"]] is not None
+    written = yaml.safe_load(path.read_text())
+    assert config["data"]["class_path"].rpartition(".")[2] == written["data"]["class_path"]
+
+
 @pytest.mark.parametrize("path", shipped("data"), ids=stem)
 def test_a_data_config_composes_with_a_victim(path, capsys):
     config = printed(capsys, TrainCLI, "--config", str(CONFIGS / "victim" / "digits.yaml"), "--data", str(path))
