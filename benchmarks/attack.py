@@ -34,15 +34,15 @@ OUT_OF_REACH = 1e6
 ATTACKS = (NESPGD, Square, Bandits, Thompson, ZOO, PGD, NGD, FGM, IFGM, CarliniWagner, EAD)
 
 
-def attack_job(attack: Attack, victim: TimedVictim, shape: tuple[int, int, int]) -> Job:
-    """Make the job of attacking random images, at least five iterations each."""
+def attack_job(attack: Attack, victim: TimedVictim, shape: tuple[int, int, int], *, least: int = 1) -> Job:
+    """Make the job of attacking random images, by ``least`` queries each and five iterations at least."""
 
     def job(images: int, queries: int) -> None:
         generator = torch.Generator().manual_seed(0)
         clean = torch.rand(images, *shape, generator=generator).to(victim.device)
         with torch.no_grad():
             labels = torch.cat([victim.network(part).argmax(1) for part in clean.split(128)])
-        budget = max(queries // images, 5 * (attack.request + 1))
+        budget = max(queries // images, 5 * (attack.request + 1), least)
         attack(attack.oracle_type(victim), clean, labels, budget=budget, seed=0)
 
     return job

@@ -79,6 +79,7 @@ def report_attack(
         "recorded": rows["index"].nunique(),
         "complete": len(rows) == images * rows_an_image,
         **attack_summary(rows),
+        "tallies": {} if pieces is None else pieces.tallies,
         **_curves(rows, pieces, attack.norm, marks, sizes),
     }
     if cases:

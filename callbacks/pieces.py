@@ -1,4 +1,4 @@
-"""What an attack leaves beside its rows: distortion curves and pictures, one file a batch, so that a kill loses none.
+"""What an attack leaves beside its rows: curves, tallies and pictures, one file a batch, so that a kill loses none.
 
 Shapes: B images of a batch, N of a run, M marks of queries, C x H x W pixels.
 """
@@ -19,6 +19,7 @@ from zeroth.records import replacing
 EXAMPLES = 8  # kept of each batch, for the picture of adversarial examples
 MARKS = 64  # points of a curve over queries, beside the round numbers
 NO_TARGET = -1
+TALLY = "tally."  # begins the names of an attack's tallies in a file
 PieceKey = tuple[int, int]
 
 
@@ -50,6 +51,7 @@ def save_piece(folder: Path, key: str, result: AttackResult, marks: list[int], *
             "predicted": result.predicted[shown],
             "image": result.images[shown],
             "adversarial": result.adversarial[shown],
+            **{f"{TALLY}{name}": counts for name, counts in result.tallies.items()},
         },
     )
     if adversarial:
@@ -78,6 +80,7 @@ class Pieces:
         shown: keys of the n examples, n at most 8.
         label, predicted: (n,) classes of the examples before and after.
         image, adversarial: (n, C, H, W).
+        tallies: what the attack counted beside its queries, by name, over all rows.
     """
 
     keys: list[PieceKey]
@@ -88,6 +91,7 @@ class Pieces:
     predicted: Tensor
     image: Tensor
     adversarial: Tensor
+    tallies: dict[str, int]
 
     def keys_of(self, rows: pd.DataFrame) -> list[PieceKey]:
         """Return the keys of attack rows of the same run."""
@@ -108,25 +112,30 @@ def load_pieces(folder: Path) -> Pieces | None:
         return None
     curves: dict[PieceKey, tuple[Tensor, Tensor]] = {}
     examples: dict[PieceKey, tuple[Tensor, ...]] = {}
+    counts: dict[str, dict[PieceKey, int]] = {}
     common: set[int] | None = None
     for path in paths:
         piece = load_file(path)
         marks = piece["marks"]
         common = set(marks.tolist()) & (set(marks.tolist()) if common is None else common)
-        curves.update(
-            (key, (marks, row)) for key, row in zip(_keys(piece, "index", "target"), piece["distance"], strict=True)
-        )
+        held = _keys(piece, "index", "target")
+        curves.update((key, (marks, row)) for key, row in zip(held, piece["distance"], strict=True))
+        for name in sorted(name for name in piece if name.startswith(TALLY)):
+            told = counts.setdefault(name.removeprefix(TALLY), {})
+            told.update(zip(held, piece[name].tolist(), strict=True))
         if len(examples) < EXAMPLES:
             kept = (piece[name] for name in ("label", "predicted", "image", "adversarial"))
             examples.update(zip(_keys(piece, "shown", "shown_target"), zip(*kept, strict=True), strict=True))
     # A run that another version of the project began, and this one went on with, has pieces of other marks too.
     shared = torch.tensor(sorted(common or ()), dtype=torch.int64)
     kept_keys = sorted(examples)[:EXAMPLES]
-    rows = [examples[key] for key in kept_keys]
-    columns = [torch.stack(column) for column in zip(*rows, strict=True)] if rows else [torch.empty(0)] * 4
+    kept_rows = [examples[key] for key in kept_keys]
+    columns = [torch.stack(column) for column in zip(*kept_rows, strict=True)] if kept_rows else [torch.empty(0)] * 4
     keys = sorted(curves)
     distance = torch.stack([row[torch.isin(marks, shared)] for marks, row in map(curves.__getitem__, keys)])
-    return Pieces(keys, shared, distance, kept_keys, *columns)
+    tallies = {name: sum(told.values()) for name, told in counts.items()}
+    label, predicted, image, adversarial = columns
+    return Pieces(keys, shared, distance, kept_keys, label, predicted, image, adversarial, tallies)
 
 
 def _keys(piece: dict[str, Tensor], index: str, target: str) -> list[PieceKey]:

@@ -27,6 +27,9 @@ def tell_report(frame: pd.DataFrame, folder: Path, report: Mapping[str, Any], pi
         console.print(
             f"the cap on all queries took {capped} {word} out of play: they count as robust, untried as they are"
         )
+    if tallies := report.get("tallies"):
+        counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in tallies.items())
+        console.print(f"over all {word}: {counts}")
     console.print(f"run folder: {folder}", soft_wrap=True)
     console.print(f"pictures: {', '.join(path.name for path in pictures)}", soft_wrap=True)
     if (kept := folder / "wandb").is_dir():

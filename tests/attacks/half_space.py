@@ -61,10 +61,10 @@ class Estimating(Attack):
 
 
 def estimate(attack: DirectionSearch, distance: float = 0.4, count: int = 3, budget: int = 10_000):
-    """Return estimates (n, D), directions (n, Q, D), theta (n, D) before and state after, the weight, queries."""
+    """Return estimates (n, D), directions (n, Q, D), theta (n, D) before and state after, the weight, the result."""
     victim, weight = half_space(distance)
     noise = torch.randn(count, D, generator=torch.Generator().manual_seed(5)) * 0.2 + weight
     theta = noise / noise.norm(dim=1, keepdim=True)
     probe = Estimating(attack, theta, distance / (theta @ weight))
     result = probe(LabelOracle(victim), grey(count), torch.zeros(count).long(), budget=budget, seed=0)
-    return probe.out.flatten(1), probe.u.flatten(2), theta, probe.state, weight, result.queries
+    return probe.out.flatten(1), probe.u.flatten(2), theta, probe.state, weight, result

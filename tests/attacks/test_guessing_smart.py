@@ -134,8 +134,8 @@ def test_a_constant_victim_is_reported():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"spherical_step": 0}, r"spherical_step must lie in \(0, 1 / 1.3\), a share of the distance, got 0"),
-        ({"source_step": 0.8}, r"source_step must lie in \(0, 1 / 1.3\), a share of the distance, got 0.8"),
+        ({"spherical_step": 0}, r"spherical_step must lie in \(0, 0.769\), a share of the distance, got 0"),
+        ({"source_step": 0.8}, r"source_step must lie in \(0, 0.769\), a share of the distance, got 0.8"),
         ({"cycle": 0}, "cycle must be at least 1, got 0"),
         ({"frequency": 0}, "frequency must be at least 1, got 0"),
         ({"tries": 0}, "tries must be at least 1, got 0"),

@@ -9,13 +9,13 @@ from zeroth.oracles import LabelOracle
 
 def test_the_estimate_is_the_mean_of_slopes_along_directions():
     attack = OPT(q=10, beta=1e-2, resolution=5000.0)
-    out, u, theta, _, weight, queries = estimate(attack)
+    out, u, theta, _, weight, result = estimate(attack)
     slopes = (radius(theta.unsqueeze(1) + 1e-2 * u, weight) - radius(theta, weight).unsqueeze(1)) / 1e-2
     expected = (slopes.unsqueeze(2) * u).mean(1)
     assert float((out - expected).norm(dim=1).max()) < 0.01 * float(expected.norm(dim=1).min())
     along = (gradient(theta, weight).unsqueeze(1) * u).sum(2)
     assert float((slopes - along).abs().max()) < 0.05 * float(along.abs().max())  # beta is small
-    assert bool((queries > 1 + 10 * 5).all()) and bool((queries < 1 + 10 * 25).all())
+    assert bool((result.queries > 1 + 10 * 5).all()) and bool((result.queries < 1 + 10 * 25).all())
 
 
 def test_the_nearest_probe_becomes_theta():

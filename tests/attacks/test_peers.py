@@ -6,11 +6,10 @@ take the steps of their own program.
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from tests.attacks.peer_victim import right_images, trained_victim
 from zeroth.attacks import EAD, PGD, Attack, CarliniWagner
-from zeroth.networks.digits_cnn import DigitsCNN
 from zeroth.oracles import GradientOracle, distance
 
 pytestmark = pytest.mark.slow
@@ -19,30 +18,6 @@ classification = pytest.importorskip("art.estimators.classification")
 
 WORSE = 1.02  # a median distortion may be higher than the peer's by so much
 BETA = 0.01
-
-
-@pytest.fixture(scope="module")
-def victim() -> nn.Module:
-    digits = load_digits()
-    images, labels = torch.tensor(digits.images).float().div(16).unsqueeze(1)[:1500], torch.tensor(digits.target)[:1500]
-    torch.manual_seed(0)
-    net = DigitsCNN()
-    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
-    for _ in range(10):
-        for part in torch.randperm(1500).split(64):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(net(images[part]), labels[part]).backward()
-            optimizer.step()
-    return net.eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def attacked(victim) -> tuple[Tensor, Tensor]:
-    """The first 30 images that the victim has not seen and gets right."""
-    digits = load_digits()
-    images, labels = torch.tensor(digits.images).float().div(16).unsqueeze(1)[1500:], torch.tensor(digits.target)[1500:]
-    right = (victim(images).argmax(1) == labels).nonzero().flatten()[:30]
-    return images[right], labels[right]
 
 
 def elastic_net(delta: Tensor) -> Tensor:
@@ -75,8 +50,8 @@ def their_search(beta: bool) -> dict[str, object]:
     ],
     ids=["carlini_wagner", "ead", "pgd-linf", "pgd-l2"],
 )
-def test_success_is_not_lower_and_distortion_not_higher(victim, attacked, ours: Attack, theirs, options, size):
-    images, labels = attacked
+def test_success_is_not_lower_and_distortion_not_higher(ours: Attack, theirs, options, size):
+    victim, (images, labels) = trained_victim(), right_images(30)
     peer = classification.PyTorchClassifier(
         victim, nn.CrossEntropyLoss(), input_shape=(1, 8, 8), nb_classes=10, clip_values=(0.0, 1.0), device_type="cpu"
     )

@@ -39,21 +39,21 @@ def test_the_estimate_is_the_mean_of_signed_directions(norm):
     attack = SignOPT(norm=norm, q=500, beta=1e-3, clip=False)
     if norm == "linf":
         attack.probe = lambda theta, step: theta + step  # the tangent plane's side, as with clip
-    out, u, theta, _, weight, queries = estimate(attack)
+    out, u, theta, _, weight, result = estimate(attack)
     # Of a step that keeps its length, the sign is that of -w u.
     change = radius(theta.unsqueeze(1) + 1e-3 * u, weight) - radius(theta, weight).unsqueeze(1)
     slopes = change if norm == "l2" else -(u @ weight)
     expected = (slopes.sign().float().unsqueeze(2) * u).mean(1)
-    assert queries.tolist() == [501] * 3
+    assert result.queries.tolist() == [501] * 3
     # Rounding may turn the sign of a slope near 0; each sign counts 2 u / Q.
     assert float((out - expected).norm(dim=1).max()) <= 2.01 / 500 * float(u.norm(dim=2).max())
 
 
 def test_a_poor_row_asks_half_of_what_is_left():
     attack = SignOPT(q=50)
-    out, u, theta, _, weight, queries = estimate(attack, budget=21)  # 20 after the first check
+    out, u, theta, _, weight, result = estimate(attack, budget=21)  # 20 after the first check
     signs = (u[:, :10] @ gradient(theta, weight).unsqueeze(2)).sign()
-    assert queries.tolist() == [11] * 3
+    assert result.queries.tolist() == [11] * 3
     assert torch.allclose(out, (signs * u[:, :10]).mean(1), atol=1e-6)
 
 

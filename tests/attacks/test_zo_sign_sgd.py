@@ -11,13 +11,13 @@ from zeroth.oracles import LabelOracle
 @pytest.mark.parametrize("single_query", [True, False])
 def test_the_estimate_is_the_mean_of_the_signs_of_pixels(single_query):
     attack = ZOSignSGD(q=40, resolution=2000.0, single_query=single_query)
-    out, u, theta, _, weight, queries = estimate(attack)
+    out, u, theta, _, weight, result = estimate(attack)
     slopes = (u @ gradient(theta, weight).unsqueeze(2))[..., 0]
     assert torch.allclose(out, (slopes.sign().unsqueeze(2) * u.sign()).mean(1), atol=1e-6)
     if single_query:
-        assert queries.tolist() == [41] * 3
+        assert result.queries.tolist() == [41] * 3
     else:  # a request, a bracket and a bisection each
-        assert bool((queries > 1 + 40 * 5).all())
+        assert bool((result.queries > 1 + 40 * 5).all())
 
 
 def test_directions_of_equal_pixels_make_it_sign_opt():

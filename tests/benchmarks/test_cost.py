@@ -5,17 +5,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
+import zeroth.attacks
 from benchmarks.attack import ATTACKS, OUT_OF_REACH, attack_job
 from benchmarks.certification import certification_job
 from benchmarks.defense import CASES as DEFENSES
 from benchmarks.defense import measure_step
 from benchmarks.harness import MIB, Cost, TimedVictim, floor_rate, measure, peak, reset_peak, sweep
+from benchmarks.label_attack import LEAST, Balanced, Name, TimedSVMOPT, label_job
 from benchmarks.memory import CASES, measure_apart
+from zeroth.attacks.label import svm_opt
 from zeroth.attacks.score.zo_ngd import ZONGD
 from zeroth.estimators import CGE, RGE
 
@@ -136,6 +140,28 @@ def test_attacks_of_the_benchmark_go_on_to_the_end_of_their_budget(kind):
     # FGM's grid ends it; Bandits asks three points a step, and no part of a step.
     budget = max(120, 5 * (attack.request + 1))
     assert victim.images == 2 * {"FGM": 41, "Bandits": 118}.get(kind.__name__, budget)
+
+
+@pytest.mark.parametrize("name", get_args(Name))
+def test_attacks_on_labels_go_on_to_the_end_of_their_budget(name):
+    torch.manual_seed(0)
+    victim = TimedVictim(Balanced(Slow(0.0), SHAPE))
+    attack = getattr(zeroth.attacks, name)()
+    label_job(attack, victim, SHAPE)(2, 2)
+    budget = 2 * max(LEAST, 5 * (attack.request + 1))
+    # RayS ends where no block of pixels is left to try.
+    assert victim.images == budget or (name == "RayS" and budget / 2 < victim.images < budget)
+
+
+def test_the_programmes_of_svm_opt_have_a_clock_of_their_own(monkeypatch):
+    torch.manual_seed(0)
+    victim, attack = TimedVictim(Balanced(Slow(0.0), SHAPE)), TimedSVMOPT(q=5)
+    solved = []
+    monkeypatch.setattr(svm_opt, "support", lambda vectors: time.sleep(0.01) or solved.append(vectors.shape[1]))
+    for _ in range(2):
+        solved.clear()
+        label_job(attack, victim, SHAPE)(1, 1)
+        assert solved and 0.01 * len(solved) <= attack.seconds <= 0.03 * len(solved) + 1  # of the last job alone
 
 
 def test_a_cuda_toolkit_without_a_gpu_is_no_matter_for_a_warning(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -74,6 +75,30 @@ def test_pieces_of_unlike_marks_merge_to_those_that_all_have(result, tmp_path):
     pieces = load_pieces(tmp_path)
     assert pieces.marks.tolist() == [1, 50, 300]
     assert torch.allclose(pieces.distance, result.best_distance_at([1, 50, 300]).T)
+
+
+def test_tallies_add_up_over_batches_and_a_batch_made_twice_counts_once(result, tmp_path):
+    """A batch that a later start cuts otherwise leaves two files of one image."""
+    for key, rows, counts in (("a", slice(0, 12), 2), ("b", slice(10, 20), 2), ("c", slice(5, 7), None)):
+        piece = part(result, rows)
+        tallies = {} if counts is None else {"estimates": torch.full_like(piece.indices, counts)}
+        save_piece(tmp_path, key, replace(piece, tallies=tallies), [300], adversarial=False)
+    assert load_pieces(tmp_path).tallies == {"estimates": 40}
+
+
+def test_a_report_tells_the_tallies_of_all_batches_and_of_earlier_starts(tmp_path, capsys):
+    words = ["--attack", "SVMOPT", "--budget", "250", "--images.count", "5", *counted(tmp_path / "log")]
+
+    def told(*more):
+        folder = run(AttackCLI, *words, *more).folder
+        return json.loads((folder / "report.json").read_text())["tallies"]
+
+    parts = told("--batch_size", "3", "--run.name", "parts")
+    assert parts["programmes"] >= 5 and 0 <= parts["fallbacks"] <= parts["programmes"]
+    line = "over all images: fallbacks {fallbacks}, programmes {programmes}".format(**parts)
+    assert line in capsys.readouterr().out
+    assert told("--batch_size", "5", "--run.name", "whole") == parts
+    assert told("--batch_size", "3", "--run.name", "parts") == parts  # all of it is there already
 
 
 def test_a_batch_of_one_target_an_image_keeps_its_target(tmp_path):

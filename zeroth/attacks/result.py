@@ -32,6 +32,7 @@ class AttackResult:
         reason: why each image left play: "success", "budget", "total_budget", "misclassified", "already_target" or an
             attack's own words.
         events: improvements of the best: rows, query numbers and distances, each (E,).
+        tallies: what an attack counts beside its queries, by name, each (B,) int64.
     """
 
     indices: Tensor
@@ -47,6 +48,7 @@ class AttackResult:
     seconds: Tensor
     reason: list[str]
     events: tuple[Tensor, Tensor, Tensor] = field(repr=False)
+    tallies: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return B."""
@@ -98,6 +100,7 @@ class AttackResult:
             seconds=torch.tensor(trial.seconds),
             reason=list(trial.reasons),
             events=(events[0], events[1], events[2]),
+            tallies={name: counts.cpu() for name, counts in ledger.tallies.items()},
         )
 
     @classmethod
@@ -121,6 +124,7 @@ class AttackResult:
                 "seconds",
             )
         }
+        names = dict.fromkeys(name for p in parts for name in p.tallies)  # a slice may have had nothing to count
         rows = torch.cat([p.events[0] + start for p, start in zip(parts, starts, strict=False)])
         return cls(
             **tensors,
@@ -129,4 +133,7 @@ class AttackResult:
             else torch.cat([p.targets for p in parts if p.targets is not None]),
             reason=[reason for p in parts for reason in p.reason],
             events=(rows, torch.cat([p.events[1] for p in parts]), torch.cat([p.events[2] for p in parts])),
+            tallies={
+                name: torch.cat([p.tallies.get(name, torch.zeros_like(p.queries)) for p in parts]) for name in names
+            },
         )

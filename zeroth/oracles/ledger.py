@@ -29,6 +29,8 @@ class Ledger:
     miss_margin: Tensor = field(init=False)  # (B,) its margin, inf before
     # Each improvement: row (int64), query number (int64), distance (float32); lists of equal-length tensors.
     events: list[tuple[Tensor, Tensor, Tensor]] = field(init=False, default_factory=list)
+    # What an attack counts beside its queries, by name, each (B,) int64.
+    tallies: dict[str, Tensor] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.best = self.images.clone()
@@ -43,6 +45,10 @@ class Ledger:
     def success(self) -> Tensor:
         """(B,) bool: rows with an adversarial point."""
         return self.first > 0
+
+    def tally(self, name: str, rows: Tensor, counts: Tensor) -> None:
+        """Add counts (n,) of the attack's own to those of distinct rows (n,); reports show their sums."""
+        self.tallies.setdefault(name, torch.zeros_like(self.queries))[rows] += counts
 
     def improve(self, rows: Tensor, order: Tensor, points: Tensor, labels: Tensor, distances: Tensor) -> None:
         """Take adversarial points that are nearer than their row's best, or its first.

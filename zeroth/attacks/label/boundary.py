@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zeroth.attacks.label.label_attack import LabelAttack
 from zeroth.attacks.label.starts import check_start, find_starts
-from zeroth.attacks.label.walk import Steps, across, walk
+from zeroth.attacks.label.walk import Steps, across, check_steps, walk
 from zeroth.oracles import Trial
 
 # Step sizes change where the share of adversarial answers leaves this range.
@@ -139,9 +139,7 @@ class Boundary(LabelAttack):
         tries: int = 30,
         start_cells: Sequence[int] | None = (7, 4, 2),
     ) -> None:
-        for field, step in (("spherical_step", spherical_step), ("source_step", source_step)):
-            if not 0 < step < 1:
-                raise ValueError(f"{field} must lie in (0, 1), a share of the distance, got {step}")
+        check_steps(spherical_step=spherical_step, source_step=source_step)
         if not adaptation > 1:
             raise ValueError(f"adaptation must be > 1, got {adaptation}")
         for field, number in (("candidates", candidates), ("test_every", test_every)):

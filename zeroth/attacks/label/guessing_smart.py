@@ -12,7 +12,7 @@ from torch import Tensor
 from zeroth.attacks.label.label_attack import LabelAttack
 from zeroth.attacks.label.perlin import perlin_directions
 from zeroth.attacks.label.starts import check_start, find_starts
-from zeroth.attacks.label.walk import Steps, across, walk
+from zeroth.attacks.label.walk import Steps, across, check_steps, walk
 from zeroth.oracles import Trial
 
 
@@ -87,10 +87,8 @@ class GuessingSmart(LabelAttack):
         tries: int = 30,
         start_cells: Sequence[int] | None = (7, 4, 2),
     ) -> None:
-        for field, step in (("spherical_step", spherical_step), ("source_step", source_step)):
-            # The largest step is 1.3 times as long, and one of the whole distance would ask the image itself.
-            if not 0 < step < 1 / 1.3:
-                raise ValueError(f"{field} must lie in (0, 1 / 1.3), a share of the distance, got {step}")
+        # A cycle begins with 1.3 times the step.
+        check_steps(below=1 / 1.3, spherical_step=spherical_step, source_step=source_step)
         for name, number in (("cycle", cycle), ("frequency", frequency)):
             if number is not None and number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}")

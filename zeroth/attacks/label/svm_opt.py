@@ -22,16 +22,12 @@ class SVMOPT(DirectionSearch):
 
     Eq. 5 has z^T u_q >= y_q, which is misprinted: z = 0 would do for y_q = -1 and any length of z for +1. An estimate
     has length 1, because the line search finds its scale. Where no vector agrees with all the signs, as where some are
-    wrong, or the solver gives up, the mean of Sign-OPT is taken.
+    wrong, or the solver gives up, the mean of Sign-OPT is taken; how often is tallied as ``fallbacks``, beside
+    ``programmes``, the estimates in all.
 
     The signs cost what Sign-OPT's do, and the parameters are :class:`DirectionSearch`'s; the defaults are ours,
     ``configs/attack/svm_opt_paper.yaml`` has the paper's and its program's.
-
-    Attributes:
-        fallbacks: estimates, over images and iterations of all calls so far, for which the mean was taken.
     """
-
-    fallbacks: int = 0
 
     def estimate(self, trial: Trial, rows: Tensor, state: State) -> Tensor:
         """Return z, of length 1."""
@@ -39,18 +35,32 @@ class SVMOPT(DirectionSearch):
         signs = self.signs(trial, rows, state, u)
         out = combine(u.flatten(2), signs)  # (n, D)
         playing = trial.playing[rows].nonzero().flatten()
-        agreeing = signs[playing].nan_to_num(nan=0.0).unsqueeze(2) * u[playing].flatten(2)  # (m, Q, D), y_q u_q
-        # z lies in the span of the y_q u_q, so the programme needs their triangular factor alone, not their D pixels.
-        factors = torch.linalg.qr(agreeing.double().mT, mode="r").R.cpu().numpy()
-        counts = (~signs[playing].isnan()).sum(1).tolist()  # those asked come first
-        for row, vectors, factor, count in zip(playing.tolist(), agreeing, factors, counts, strict=True):
-            weights = support(factor[:, :count])
-            if weights is None:
-                self.fallbacks += 1
-            else:
-                out[row] = torch.as_tensor(weights, dtype=out.dtype, device=out.device) @ vectors[:count]
+        solved = self.solve(u[playing].flatten(2), signs[playing])
+        failed = solved.isnan().any(1)
+        out[playing] = out[playing].where(failed.unsqueeze(1), solved)
+        trial.ledger.tally("programmes", rows[playing], torch.ones_like(playing))
+        trial.ledger.tally("fallbacks", rows[playing], failed.long())
         gradient = out.unflatten(1, u.shape[2:])
         return gradient / lengths(gradient, self.norm)
+
+    def solve(self, u: Tensor, signs: Tensor) -> Tensor:
+        """Solve eq. 5 image by image.
+
+        Args:
+            u: (m, Q, D).
+            signs: (m, Q), NaN where nothing was asked; those asked come first.
+
+        Returns:
+            (m, D), any positive multiple of z; NaN where the mean is to be taken.
+        """
+        agreeing = signs.nan_to_num(nan=0.0).unsqueeze(2) * u  # (m, Q, D), y_q u_q
+        # z lies in the span of the y_q u_q, so the programme needs their triangular factor alone, not their D pixels.
+        factors = torch.linalg.qr(agreeing.double().mT, mode="r").R.cpu().numpy()
+        out = torch.full_like(u[:, 0], torch.nan)
+        for row, (factor, count) in enumerate(zip(factors, (~signs.isnan()).sum(1).tolist(), strict=True)):
+            if (weights := support(factor[:, :count])) is not None:
+                out[row] = torch.as_tensor(weights, dtype=out.dtype, device=out.device) @ agreeing[row, :count]
+        return out
 
 
 def support(vectors: np.ndarray) -> np.ndarray | None:

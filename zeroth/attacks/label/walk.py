@@ -33,6 +33,18 @@ class Steps(Protocol):
         ...
 
 
+def check_steps(*, below: float = 1.0, **steps: float) -> None:
+    """Raise ValueError, which names the field and the value, for a step that is no share of the distance.
+
+    Args:
+        below: a step so long would go the whole distance, and ask the image itself.
+        steps: by the names of their fields.
+    """
+    for field, step in steps.items():
+        if not 0 < step < below:
+            raise ValueError(f"{field} must lie in (0, {below:.3g}), a share of the distance, got {step}")
+
+
 def across(clean: Tensor, points: Tensor, noise: Tensor) -> Tensor:
     """Project noise onto the plane at right angles to the way from the points to the images; all (n, C, H, W)."""
     source = clean - points

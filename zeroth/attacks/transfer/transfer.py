@@ -60,7 +60,7 @@ class Transfer(Attack):
     """Craft an adversarial image on surrogates, by any white-box attack, and ask the box for its label once.
 
     The box answers two queries an image: the check of the clean image, and the crafted one. What the surrogates answer
-    costs nothing of the budget; ``surrogate_queries`` tells it. Norm, distance, radius and
+    costs nothing of the budget; it is tallied as ``surrogate_queries``, image by image. Norm, distance, radius and
     kappa are the inner attack's: the surer the surrogates, the likelier the box follows. The box is asked about every
     image, as in the thesis: about one that the surrogates get wrong as it is, too, and about the point of least margin
     where the inner attack fools them with none within ``surrogate_budget``. An image that does not fool the box ends as
@@ -73,9 +73,6 @@ class Transfer(Attack):
         attack: crafts the images; None takes C&W at kappa 20, which is the thesis' kappa.
         surrogate_budget: queries an image may spend on the surrogates, forward and backward of all of them being one;
             the thesis' C&W needs 18,001.
-
-    Attributes:
-        surrogate_queries: images asked of the surrogates so far, over all calls.
 
     Raises:
         ValueError: there is no surrogate, the attack asks labels alone, or the budget is below 1.
@@ -98,7 +95,6 @@ class Transfer(Attack):
             )
         self.surrogates, self.surrogate_budget = list(surrogates), surrogate_budget
         self.norm, self.epsilon, self.request = self.attack.norm, self.attack.epsilon, self.attack.request
-        self.surrogate_queries = 0
         self._ensemble = MeanOfSoftmax(self.surrogates).eval()
 
     def distance(self, delta: Tensor) -> Tensor:
@@ -137,8 +133,8 @@ class Transfer(Attack):
             streams=ImageStreams(streams.seed, torch.tensor(streams.keys)[rows.cpu()], trial.oracle.device),
         )
         self.attack.run(crafting)
-        self.surrogate_queries += oracle.queries
         ledger = crafting.ledger
+        trial.ledger.tally("surrogate_queries", rows, ledger.queries)
         made = ledger.success | ledger.miss_margin.isfinite()
         trial.retire(rows[~made], "not crafted")
         points = ledger.best.where(ledger.success.reshape(-1, 1, 1, 1), ledger.miss)[made]
