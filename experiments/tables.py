@@ -14,6 +14,8 @@ from zeroth.records.tables import NO_VALUE, mean_text, number_text, rate_text
 WON = "won / attacked"
 SUCCESS, FIRST, SPENT = "success % [95 % CI]", "queries to success [95 % CI]", "queries spent [95 % CI]"
 NORMS = {"l0": "l_0", "l1": "l_1", "l2": "l_2", "linf": "l_inf"}
+# With more victims than this a caption would name nothing else.
+MANY_VICTIMS = 4
 # What ratios are of, and whether that is medians.
 RATIOS = {False: "the means over the n that both lines won", True: "the medians of the n that both attacked"}
 # Over which images columns at numbers of queries are.
@@ -248,6 +250,10 @@ def _victims(cells: Sequence[Cell]) -> str:
         accuracy = cell.subject["accuracy"]
         return cell.subject["name"] + ("" if accuracy is None else f" ({100 * accuracy:.2f} % of the test split right)")
 
+    accuracies = [cell.subject["accuracy"] for cell in cells if cell.subject["accuracy"] is not None]
+    if len(set(map(victim, cells))) > MANY_VICTIMS and accuracies:
+        least, most = (f"{100 * share:.2f}" for share in (min(accuracies), max(accuracies)))
+        return f"Victims: a line's file names its own ({least} to {most} % of the test split right)"
     named = _distinct(cells, victim)
     return f"Victim{'s' if len({cell.subject['name'] for cell in cells}) > 1 else ''}: {named}"
 

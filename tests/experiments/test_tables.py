@@ -84,6 +84,18 @@ def test_the_caption_says_of_what_and_how_sure(attacks, certificates):
     assert "Victim: digits. " in told
 
 
+def test_a_caption_does_not_name_a_victim_for_each_of_many_lines(certificates):
+    cell = certificates[0]
+    many = []
+    for number in range(5):
+        subject = {**cell.subject, "name": f"net{number}", "accuracy": 0.9 + number / 100}
+        many.append(dataclasses.replace(cell, method=f"line {number}", subject=subject))
+    told = table_markdown("certificate", "Somebody, 2019", many).splitlines()[-1]
+    assert "Victims: a line's file names its own (90.00 to 94.00 % of the test split right). " in told
+    told = table_markdown("certificate", "Somebody, 2019", many[:4]).splitlines()[-1]
+    assert "net3 (93.00 % of the test split right)" in told
+
+
 def test_commits_of_all_starts_are_told(attacks):
     first, second = attacks
     later = {
