@@ -27,7 +27,7 @@ TRAINING = {
     ),
     "unknown dataset": (
         ["--data", "Digit", "--model", "Classifier"],
-        "data: unknown class 'Digit'; known are CIFAR10, Digits,",
+        "data: unknown class 'Digit'; known are AttackOptimizees, CIFAR10, ClassificationOptimizees, Digits,",
     ),
     "unknown network": (["--model.network", "Net"], "network: unknown class 'Net'; known are CIFAR10Autoencoder,"),
     "unknown model": (
