@@ -19,6 +19,7 @@ from optuna.samplers import TPESampler
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from zeroth.attacks import AttackResult
+from zeroth.oracles.streams import derived_seed
 from zeroth.records.summary import OUT_OF_PLAY
 
 Objective = Literal["queries", "distance"]
@@ -128,7 +129,7 @@ def propose(space: Mapping[str, BaseDistribution], tried: Sequence[TuningTrial],
     Returns:
         searched parameter -> value; real ones to :data:`DIGITS` digits.
     """
-    own = int(np.random.SeedSequence([seed, len(tried)]).generate_state(1)[0])
+    own = derived_seed(seed, len(tried))
     study = optuna.create_study(sampler=TPESampler(seed=own, multivariate=True))
     study.add_trials(
         optuna.create_trial(params=trial.params, distributions=dict(space), value=trial.value) for trial in tried

@@ -1,19 +1,17 @@
 """Training of an autoencoder: the first stage of ZO-AE-DS (Zhang et al., ICLR 2022, sect. 4)."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import torch
-import torch.nn.functional as F
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
+from torchmetrics import Metric
 from torchmetrics.image import PeakSignalNoiseRatio
 from torchmetrics.regression import MeanSquaredError
 
-from lightning_modules.classifier import check_fit
-from lightning_modules.system import Job, System
+from lightning_modules.image_regression import ImageRegression
+from lightning_modules.system import Job
 
 
-class Autoencoder(System):
+class Autoencoder(ImageRegression):
     r"""An autoencoder trained to give back clean images, by gradients: no box is asked.
 
     .. math:: \min_{\theta} \; E_x \|\phi_{Dec}(\psi_{Enc}(x)) - x\|_2^2
@@ -37,58 +35,22 @@ class Autoencoder(System):
 
     job: ClassVar[Job] = "train-autoencoder"
 
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        lr_interval: Literal["epoch", "step"] = "epoch",
-    ) -> None:
-        super().__init__(optimizer=optimizer, lr_scheduler=lr_scheduler, lr_interval=lr_interval)
-        self.save_hyperparameters()
-        self.network = network
-        for split in ("val", "test"):
-            setattr(self, f"{split}_mse", MeanSquaredError())
-            setattr(self, f"{split}_psnr", PeakSignalNoiseRatio(data_range=1.0))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] as they come back."""
-        return self.network(images)
-
-    def setup(self, stage: str) -> None:
-        check_fit(self.network, getattr(self.trainer, "datamodule", None))
+    def figures(self) -> dict[str, Metric]:
+        """See :class:`ImageRegression`."""
+        return {"mse": MeanSquaredError(), "psnr": PeakSignalNoiseRatio(data_range=1.0)}
 
     @property
     def monitor(self) -> str:
         """See :class:`System`."""
         return "val_mse"
 
-    @property
-    def monitor_mode(self) -> Literal["max", "min"]:
-        """See :class:`System`."""
-        return "min"
+    def wanted(self, batch: dict[str, Tensor]) -> Tensor:
+        """The images themselves."""
+        return batch["image"]
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = F.mse_loss(self(batch["image"]), batch["image"])
-        self.log("train_loss", loss, prog_bar=True, batch_size=len(batch["image"]))
-        self.watch(loss, batch, batch_idx)
-        return loss
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "test")
-
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Images (B, C, H, W) as they come back."""
-        return self(batch["image"])
-
-    def _evaluate(self, batch: dict[str, Tensor], split: str) -> None:
-        images = batch["image"]
-        back = self(images)
-        for name in (f"{split}_mse", f"{split}_psnr"):
-            metric = getattr(self, name)
-            metric(back, images)
-            self.log(name, metric, prog_bar=name.endswith("mse"), batch_size=len(images))
+    def report(self, start: str, answers: Tensor, batch: dict[str, Tensor]) -> None:
+        """See :class:`ImageRegression`."""
+        for name in ("mse", "psnr"):
+            metric = getattr(self, start + name)
+            metric(answers, batch["image"])
+            self.log(start + name, metric, prog_bar=name == "mse", batch_size=len(answers))

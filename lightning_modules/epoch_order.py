@@ -3,18 +3,18 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, Subset
 
 from zeroth.oracles import ImageStreams
+from zeroth.oracles.streams import derived_seed
 
 
 def epoch_streams(seed: int, epoch: int, indices: Tensor, device: torch.device) -> ImageStreams:
     """Draws of images in an epoch, from 1 on; epoch 0 is that of validation and test, which are always the same."""
-    return ImageStreams(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]), indices, device)
+    return ImageStreams(derived_seed(seed, epoch), indices, device)
 
 
 class EpochOrder(pl.LightningDataModule):

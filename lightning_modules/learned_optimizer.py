@@ -19,8 +19,8 @@ from zeroth.meta import TBPTT, MetaGradient, Outcome, Task, Trajectories
 from zeroth.meta.schedule import ending, rows_of
 from zeroth.networks import CheckpointQueryRNN, CheckpointUpdateRNN, QueryRNN, UpdateRNN
 from zeroth.optimizers.zeroth_order import ZerothOrder
+from zeroth.oracles.streams import derived_seed
 from zeroth.problems import Problems, minimize
-from zeroth.problems.problems import derived_seed
 
 Trained = Literal["update", "query"]
 # What the seed is derived for, beyond the purposes of zeroth.meta.

@@ -6,9 +6,7 @@ Shapes: B images of C x H x W pixels, as measured and as they were.
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 from torchmetrics import Metric
 from torchmetrics.aggregation import MeanMetric
@@ -16,8 +14,8 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.functional.regression import mean_squared_error
 
 from lightning_modules.box_answers import ask_all
-from lightning_modules.classifier import check_fit
 from lightning_modules.denoised_smoothing import DenoisedSmoothing
+from lightning_modules.image_regression import ImageRegression
 from lightning_modules.system import Job, System
 from zeroth.oracles import ImageGradientOracle, ImageOracle, Oracle
 
@@ -50,7 +48,7 @@ def originals_of(batch: dict[str, Tensor]) -> Tensor:
     return batch["original"]
 
 
-class Reconstruction(System):
+class Reconstruction(ImageRegression):
     """A network trained to recover images from what a measurement leaves of them, by their mean squared error.
 
     It takes the back-projections of the measurements in [0, 1], ``image`` of a batch, and answers the images,
@@ -74,53 +72,22 @@ class Reconstruction(System):
 
     job: ClassVar[Job] = "train-victim"
 
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        lr_interval: Literal["epoch", "step"] = "epoch",
-    ) -> None:
-        super().__init__(optimizer=optimizer, lr_scheduler=lr_scheduler, lr_interval=lr_interval)
-        self.save_hyperparameters()
-        self.network = network
-        for split in ("val", "test"):
-            for name in ERRORS:
-                setattr(self, f"{split}_{name}", MeanMetric())
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The images (B, C, H, W) recovered from back-projections (B, C, H, W)."""
-        return self.network(images)
-
-    def setup(self, stage: str) -> None:
-        check_fit(self.network, getattr(self.trainer, "datamodule", None))
+    def figures(self) -> dict[str, Metric]:
+        """See :class:`ImageRegression`."""
+        return {name: MeanMetric() for name in ERRORS}
 
     @property
     def monitor(self) -> str:
         """See :class:`System`."""
         return "val_rmse"
 
-    @property
-    def monitor_mode(self) -> Literal["max", "min"]:
-        """See :class:`System`."""
-        return "min"
+    def wanted(self, batch: dict[str, Tensor]) -> Tensor:
+        """The images that were measured."""
+        return originals_of(batch)
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = F.mse_loss(self(batch["image"]), originals_of(batch))
-        self.log("train_loss", loss, prog_bar=True, batch_size=len(batch["image"]))
-        self.watch(loss, batch, batch_idx)
-        return loss
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        _log_errors(self, "val_", self(batch["image"]), batch)
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        _log_errors(self, "test_", self(batch["image"]), batch)
-
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """The recovered images (B, C, H, W)."""
-        return self(batch["image"])
+    def report(self, start: str, answers: Tensor, batch: dict[str, Tensor]) -> None:
+        """See :class:`ImageRegression`."""
+        _log_errors(self, start, answers, batch)
 
 
 class DenoisedReconstruction(DenoisedSmoothing):

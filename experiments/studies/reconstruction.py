@@ -20,6 +20,7 @@ from lightning_modules import DenoisedReconstruction, Reconstruction
 from lightning_modules.reconstruction import image_errors, originals_of
 from zeroth.defenses.reconstruction_attack import mean_answer, reconstruction_pgd
 from zeroth.oracles import ImageGradientOracle, ImageStreams
+from zeroth.oracles.streams import derived_seed
 from zeroth.records.plots import save_figure
 
 EXAMPLES = """\
@@ -188,8 +189,7 @@ class ReconstructionTask(EvaluationTask):
         return {"sigma": system.sigma, "noises": noises or self.noises} if self.defended else {}
 
     def _streams(self, indices: Tensor, whose: str, device: torch.device) -> ImageStreams:
-        seed = np.random.SeedSequence([self.seed, int(whose == DEFENDED)]).generate_state(1)[0]
-        return ImageStreams(int(seed), indices, device)
+        return ImageStreams(derived_seed(self.seed, int(whose == DEFENDED)), indices, device)
 
 
 class ReconstructionCLI(StudyCLI):

@@ -13,8 +13,8 @@ from zeroth.meta import TBPTT, Task
 from zeroth.networks import QueryRNN, UpdateRNN
 from zeroth.optimizers import LearnedOptimizer
 from zeroth.oracles import ImageStreams
+from zeroth.oracles.streams import derived_seed
 from zeroth.problems import Quadratics
-from zeroth.problems.problems import derived_seed
 
 T, D, PENALTY = 5, 4, 0.1
 

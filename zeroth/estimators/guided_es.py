@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zeroth.estimators.directions import combine, probes, slopes
-from zeroth.estimators.estimator import Draw, Estimator, Function, standard_normal
+from zeroth.estimators.directions import combine
+from zeroth.estimators.estimator import Draw, Function, standard_normal
+from zeroth.estimators.sampled import SampledEstimator
 from zeroth.oracles.oracle import exact_float32
 from zeroth.oracles.streams import unit
 
@@ -20,7 +21,7 @@ Scaling = Literal["original", "zo_l2l"]
 DEPENDENT = 1e-3
 
 
-class GuidedES(Estimator):
+class GuidedES(SampledEstimator):
     r"""Guided evolutionary strategies: directions of normal distribution with covariance C, E|u|^2 = tr C = d.
 
     With U an orthonormal basis (d, k) of what the surrogates span,
@@ -48,24 +49,12 @@ class GuidedES(Estimator):
     def __init__(
         self, *, q: int, mu: float, alpha: float = 0.5, scaling: Scaling = "original", antithetic: bool = False
     ) -> None:
-        if q < 1:
-            raise ValueError(f"q must be at least 1 direction, got {q}")
-        if not mu > 0:
-            raise ValueError(f"mu must be > 0, got {mu}")
+        super().__init__(q=q, mu=mu, antithetic=antithetic)
         if not 0 < alpha <= 1:
             raise ValueError(f"alpha, the share of the full space, must be in (0, 1], got {alpha}")
         if scaling not in ("original", "zo_l2l"):
             raise ValueError(f"scaling must be 'original' or 'zo_l2l', got {scaling!r}")
-        self.q, self.mu, self.alpha, self.scaling, self.antithetic = q, mu, alpha, scaling, antithetic
-
-    @property
-    def needs_value(self) -> bool:
-        """One-sided differences take f(x), antithetic pairs do not."""
-        return not self.antithetic
-
-    def queries(self, dimension: int) -> int:
-        """Return q + 1, or 2 q for antithetic pairs."""
-        return 2 * self.q if self.antithetic else self.q + 1
+        self.alpha, self.scaling = alpha, scaling
 
     def __call__(
         self,
@@ -86,15 +75,7 @@ class GuidedES(Estimator):
             surrogates: (B, k, d), directions that are thought to resemble the gradient, of any length.
         """
         u = self.directions(x, draw or standard_normal(x), surrogates)
-        center = x.unsqueeze(1)
-        points = probes(center, u, self.mu, self.antithetic)
-        if value is None and not self.antithetic:
-            values = f(torch.cat([center, points], 1))
-            value, values = values[:, 0], values[:, 1:]
-        else:
-            values = f(points)
-            value = values[:, 0] if value is None else value  # antithetic pairs need none
-        return combine(u, slopes(values, value, self.mu, self.antithetic))
+        return combine(u, self.slopes_along(f, x, u, value))
 
     def directions(self, x: Tensor, draw: Draw, surrogates: Tensor | None) -> Tensor:
         """Draw q directions a problem, (B, q, d), of covariance C."""

@@ -6,11 +6,12 @@ Shapes: B problems, q directions, d coordinates.
 import torch
 from torch import Tensor
 
-from zeroth.estimators.directions import combine, probes, slopes
-from zeroth.estimators.estimator import Draw, Estimator, Function, standard_normal
+from zeroth.estimators.directions import combine
+from zeroth.estimators.estimator import Draw, Function, standard_normal
+from zeroth.estimators.sampled import SampledEstimator
 
 
-class LearnedSampling(Estimator):
+class LearnedSampling(SampledEstimator):
     r"""Forward differences along :math:`u = |\sigma| z`, z standard normal (Ruan et al., ICLR 2020, eq. 1, sect. 3.3).
 
     .. math:: \hat g = \frac1q \sum_{i=1}^q \frac{f(x + \mu u_i) - f(x)}{\mu} u_i = |\sigma| \odot m
@@ -25,18 +26,8 @@ class LearnedSampling(Estimator):
             from 1e-4 on kinks of the attack loss spoil the estimate.
     """
 
-    needs_value = True
-
     def __init__(self, *, q: int, mu: float) -> None:
-        if q < 1:
-            raise ValueError(f"q must be at least 1 direction, got {q}")
-        if not mu > 0:
-            raise ValueError(f"mu must be > 0, got {mu}")
-        self.q, self.mu = q, mu
-
-    def queries(self, dimension: int) -> int:
-        """Return q + 1."""
-        return self.q + 1
+        super().__init__(q=q, mu=mu)
 
     def __call__(
         self,
@@ -57,13 +48,7 @@ class LearnedSampling(Estimator):
             sigma: (B, d) standard deviations, of either sign; default ones, standard normal directions.
         """
         with torch.no_grad():
-            center = x.detach().unsqueeze(1)
             z = (draw or standard_normal(x))((self.q, x.shape[1]))
-            points = probes(center, z if sigma is None else sigma.abs().unsqueeze(1) * z, self.mu)
-            if value is None:
-                values = f(torch.cat([center, points], 1))
-                value, values = values[:, 0], values[:, 1:]
-            else:
-                values = f(points)
-            mean = combine(z, slopes(values, value, self.mu))  # m of the class's docstring
+            u = z if sigma is None else sigma.abs().unsqueeze(1) * z
+            mean = combine(z, self.slopes_along(f, x.detach(), u, value))  # m of the class's docstring
         return mean if sigma is None else sigma.abs() * mean

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from zeroth.estimators import Estimator, with_gradient
 from zeroth.meta.trajectories import Outcome, Task, Trajectories, draw_keys
 from zeroth.oracles import ImageStreams
+from zeroth.oracles.streams import derived_seed
 from zeroth.problems import Window
-from zeroth.problems.problems import derived_seed
 
 # What a training's seed is derived for, beyond the purposes of zeroth.meta.trajectories.
 PERTURBATIONS = 13

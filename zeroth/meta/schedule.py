@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from zeroth.oracles import ImageStreams
-from zeroth.problems.problems import derived_seed
+from zeroth.oracles.streams import derived_seed
 
 # What a training's seed is derived for, beyond the purposes of zeroth.meta's other modules.
 ORDER = 14

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from zeroth.estimators import Estimator, black_box, with_gradient
 from zeroth.optimizers.zeroth_order import State, ZerothOrder
 from zeroth.oracles import ImageStreams
+from zeroth.oracles.streams import derived_seed
 from zeroth.problems import Problems, Window, unroll
-from zeroth.problems.problems import derived_seed
 
 # What a training's seed is derived for, beyond the purposes of zeroth.problems.
 DIRECTIONS, META_DIRECTIONS = 11, 12

@@ -1,6 +1,6 @@
 """The networks of a learned optimizer's checkpoint as modules."""
 
-from torch import nn
+from torch import Tensor
 
 from zeroth.networks._checkpoints import fill, read_weights
 from zeroth.networks.query_rnn import QueryRNN
@@ -21,7 +21,10 @@ class CheckpointUpdateRNN(UpdateRNN):
     """
 
     def __init__(self, checkpoint: str) -> None:
-        _read(self, UpdateRNN, "update", checkpoint)
+        weights = _weights(checkpoint, "update", "UpdateRNN")
+        super().__init__(hidden=weights["output.weight"].shape[1])
+        self.checkpoint = checkpoint
+        fill(self, weights, checkpoint)
 
 
 class CheckpointQueryRNN(QueryRNN):
@@ -36,19 +39,20 @@ class CheckpointQueryRNN(QueryRNN):
     """
 
     def __init__(self, checkpoint: str) -> None:
-        _read(self, QueryRNN, "query", checkpoint)
+        weights = _weights(checkpoint, "query", "QueryRNN")
+        super().__init__(hidden=weights["output.weight"].shape[1])
+        self.checkpoint = checkpoint
+        fill(self, weights, checkpoint)
 
 
-def _read(network: nn.Module, kind: type[UpdateRNN] | type[QueryRNN], part: str, checkpoint: str) -> None:
-    """Build a network in its own place, of the size that the checkpoint has, with its weights."""
+def _weights(checkpoint: str, part: str, name: str) -> dict[str, Tensor]:
+    """Return the named weights of a part of the rule in a checkpoint."""
     held, start = read_weights(checkpoint, job=JOB), f"rule.{part}."
     state = held.get("state_dict", {}) if isinstance(held, dict) else {}
     weights = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
     if "output.weight" not in weights:
         raise ValueError(
-            f"checkpoint {checkpoint} holds no {kind.__name__}: give one that train.py wrote for the system "
+            f"checkpoint {checkpoint} holds no {name}: give one that train.py wrote for the system "
             f"OptimizerTraining with such a network, runs/{JOB}/<name>/checkpoints/best.ckpt"
         )
-    kind.__init__(network, hidden=weights["output.weight"].shape[1])  # type: ignore[arg-type]
-    network.checkpoint = checkpoint  # type: ignore[assignment]
-    fill(network, weights, checkpoint)
+    return weights

@@ -16,6 +16,11 @@ def unit(directions: Tensor) -> Tensor:
     return directions / norms.reshape(*norms.shape, *[1] * (directions.ndim - 2))
 
 
+def derived_seed(seed: int, *purpose: int) -> int:
+    """Return a seed for one purpose, told by numbers >= 0, out of a seed."""
+    return int(np.random.SeedSequence([seed, *purpose]).generate_state(1)[0])
+
+
 class ImageStreams:
     """One random stream an image, keyed by the seed and the image's index in its dataset.
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from zeroth.oracles import ImageStreams
-from zeroth.problems.problems import MINIBATCH, Problems, derived_seed
+from zeroth.oracles.streams import derived_seed
+from zeroth.problems.problems import MINIBATCH, Problems
 
 # More iterations than any trajectory has: a minibatch's key is problem * MOST_ITERATIONS + iteration.
 MOST_ITERATIONS = 2**24

@@ -7,21 +7,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from zeroth.estimators.estimator import Function
 from zeroth.oracles import ImageStreams
 from zeroth.oracles.oracle import exact_float32
+from zeroth.oracles.streams import derived_seed
 
 # What a seed is derived for: the draws of one must not be those of another.
 START, MINIBATCH = 1, 2
-
-
-def derived_seed(seed: int, *purpose: int) -> int:
-    """Return a seed for one purpose, told by numbers >= 0, out of a seed."""
-    return int(np.random.SeedSequence([seed, *purpose]).generate_state(1)[0])
 
 
 class Problems(ABC):
