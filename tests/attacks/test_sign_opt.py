@@ -10,6 +10,7 @@ from zeroth.oracles import LabelOracle
 PAPER = {
     "q": 200,
     "start_cells": None,
+    "directions": "sphere",
     "coarse_cells": None,
     "smallest_beta": 1e-8,
     "resolution": 500.0,
@@ -18,13 +19,21 @@ PAPER = {
     "clip": False,
     "restart": False,
 }
-CUBE = {"norm": "linf", "directions": "orthogonal", "beta": 0.01, "momentum": 0.9}  # sign_opt_linf.yaml
+# sign_opt_linf.yaml
+CUBE = {
+    "norm": "linf",
+    "coarse_cells": 7,
+    "coarse_steps": 5,
+    "beta": 0.01,
+    "smallest_beta": 1e-3,
+    "momentum": 0.9,
+}
 
 
 @pytest.mark.parametrize(
     ("options", "budget"),
-    [({}, 2500), ({"directions": "orthogonal"}, 2500), (PAPER, 5000), (CUBE, 4500)],
-    ids=["ours", "orthogonal", "paper", "linf"],
+    [({}, 2500), ({"directions": "sphere"}, 2500), (PAPER, 5000), (CUBE, 4500)],
+    ids=["ours", "sphere", "paper", "linf"],
 )
 def test_the_minimal_distance_of_a_linear_victim_is_reached(options, budget):
     victim, weight = half_space(0.5)

@@ -75,9 +75,10 @@ def test_signs_that_contradict_one_another_are_counted():
     def noisy(images):
         return ((images.flatten(1).double() * 2**20).sum(1).long() % 2).where(images.mean((1, 2, 3)) != 0.5, 0)
 
-    result = SVMOPT(tries=10)(LabelOracle(noisy), grey(2), torch.zeros(2).long(), budget=400, seed=0)
+    # Of 200 random signs on 64 pixels hardly any set has a plane (Cover's counting).
+    result = SVMOPT(q=200, tries=10)(LabelOracle(noisy), grey(2), torch.zeros(2).long(), budget=900, seed=0)
     fallbacks, programmes = result.tallies["fallbacks"], result.tallies["programmes"]
-    assert result.queries.tolist() == [400, 400] and int(fallbacks.min()) >= 1
+    assert result.queries.tolist() == [900, 900] and int(fallbacks.min()) >= 1
     assert bool((fallbacks <= programmes).all())
 
 

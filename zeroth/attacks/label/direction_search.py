@@ -53,7 +53,7 @@ class DirectionSearch(LabelAttack):
             theta; paper 100.
         start_cells: first directions are constant on grids of so many cells a side, in turn; None for pixels (paper),
             which leaves one MNIST image in ten without a start.
-        directions: "sphere" (paper), "orthogonal", or "gaussian", which are sqrt(D) times as long.
+        directions: "orthogonal", "sphere" (paper), or "gaussian", which are sqrt(D) times as long.
         coarse_cells: in the first ``coarse_steps`` iterations directions are constant on such a grid; None for pixels.
         coarse_steps: iterations with coarse directions; paper 0.
         alpha: first step; paper .2.
@@ -63,8 +63,9 @@ class DirectionSearch(LabelAttack):
             side of the boundary. Paper 500.
         momentum: weight of the old estimates; paper 0.
         growth: factor of the bracketing steps, which begin at 1 %; paper 1.
-        clip: take theta from the clamped image, which is as adversarial and nearer; and for l_inf clip steps to the
-            cube, see :meth:`probe`; paper False.
+        clip: take the first theta from the clamped image, which is as adversarial and nearer; for l_inf each theta, and
+            clip steps to the cube, see :meth:`probe`. In l_2 each would end the search 8 % farther away (mean of 20
+            MNIST training images at 8,000 queries). Paper False.
         restart: begin from new random directions when stuck; paper False.
 
     Raises:
@@ -80,14 +81,14 @@ class DirectionSearch(LabelAttack):
         q: int = 100,
         tries: int = 100,
         start_cells: Sequence[int] | None = (7, 4, 2),
-        directions: Literal["sphere", "gaussian", "orthogonal"] = "sphere",
-        coarse_cells: int | None = 7,
-        coarse_steps: int = 5,
+        directions: Literal["sphere", "gaussian", "orthogonal"] = "orthogonal",
+        coarse_cells: int | None = 14,
+        coarse_steps: int = 10,
         alpha: float = 0.2,
         beta: float = 1e-3,
-        smallest_beta: float = 1e-3,
+        smallest_beta: float = 1e-5,
         resolution: float = 100.0,
-        momentum: float = 0.7,
+        momentum: float = 0.0,
         growth: float = 2.0,
         clip: bool = True,
         restart: bool = True,
@@ -277,7 +278,8 @@ class DirectionSearch(LabelAttack):
             alpha[which] *= 0.25
             going[which] = ~attempt(which)
         state.theta[rows], state.g[rows], state.alpha[rows] = nearest, radius, alpha
-        self._clamp(trial, rows, state)
+        if self.norm == "linf":
+            self._clamp(trial, rows, state)
 
     def _clamp(self, trial: Trial, rows: Tensor, state: State) -> None:
         """Let theta lead to the clamped image of its point: the same answer at a smaller distance."""

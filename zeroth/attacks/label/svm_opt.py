@@ -3,6 +3,9 @@
 Shapes: n rows, Q directions, C x H x W pixels, D of them.
 """
 
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
 import scipy.optimize
 import torch
@@ -27,7 +30,64 @@ class SVMOPT(DirectionSearch):
 
     The signs cost what Sign-OPT's do, and the parameters are :class:`DirectionSearch`'s; the defaults are ours,
     ``configs/attack/svm_opt_paper.yaml`` has the paper's and its program's.
+
+    Args:
+        norm: see :class:`DirectionSearch`, as for all below.
+        q: Q, directions an estimate; program 100.
+        tries: random first directions.
+        start_cells: cells a side of the grids that they are constant on.
+        directions: "sphere", "gaussian", or "orthogonal", of which the shortest vector is the mean: Sign-OPT's.
+        coarse_cells: cells of the grid of the directions in the first ``coarse_steps`` iterations.
+        coarse_steps: iterations with coarse directions.
+        alpha: first step.
+        beta: smoothing.
+        smallest_beta: an image whose beta falls below is done, or begins anew.
+        resolution: g is known to g beta / resolution.
+        momentum: weight of the old estimates.
+        growth: factor of the bracketing steps.
+        clip: take the first theta from the clamped image; and clip l_inf steps.
+        restart: begin from new random directions when stuck.
+
+    Raises:
+        ValueError: a hyperparameter out of its range.
     """
+
+    def __init__(
+        self,
+        *,
+        norm: Literal["l2", "linf"] = "l2",
+        q: int = 100,
+        tries: int = 100,
+        start_cells: Sequence[int] | None = (7, 4, 2),
+        directions: Literal["sphere", "gaussian", "orthogonal"] = "sphere",
+        coarse_cells: int | None = 14,
+        coarse_steps: int = 10,
+        alpha: float = 0.2,
+        beta: float = 1e-3,
+        smallest_beta: float = 1e-5,
+        resolution: float = 100.0,
+        momentum: float = 0.0,
+        growth: float = 2.0,
+        clip: bool = True,
+        restart: bool = True,
+    ) -> None:
+        super().__init__(
+            norm=norm,
+            q=q,
+            tries=tries,
+            start_cells=start_cells,
+            directions=directions,
+            coarse_cells=coarse_cells,
+            coarse_steps=coarse_steps,
+            alpha=alpha,
+            beta=beta,
+            smallest_beta=smallest_beta,
+            resolution=resolution,
+            momentum=momentum,
+            growth=growth,
+            clip=clip,
+            restart=restart,
+        )
 
     def estimate(self, trial: Trial, rows: Tensor, state: State) -> Tensor:
         """Return z, of length 1."""

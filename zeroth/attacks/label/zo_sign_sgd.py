@@ -29,7 +29,7 @@ class ZOSignSGD(DirectionSearch):
         q: Q, directions an estimate.
         tries: random first directions.
         start_cells: cells a side of the grids that they are constant on.
-        directions: "sphere", "orthogonal" or "gaussian".
+        directions: "orthogonal", "sphere" or "gaussian".
         coarse_cells: cells of the grid of the directions in the first ``coarse_steps`` iterations.
         coarse_steps: iterations with coarse directions.
         alpha: first step.
@@ -38,7 +38,7 @@ class ZOSignSGD(DirectionSearch):
         resolution: g is known to g beta / resolution.
         momentum: weight of the old estimates.
         growth: factor of the bracketing steps.
-        clip: take theta from the clamped image, and clip l_inf steps.
+        clip: take the first theta from the clamped image; and clip l_inf steps.
         restart: begin from new random directions when stuck.
         single_query: ask a sign by one query (eq. 3), as Sign-OPT does; False searches g along each direction, tens of
             queries a sign.
@@ -54,14 +54,14 @@ class ZOSignSGD(DirectionSearch):
         q: int = 100,
         tries: int = 100,
         start_cells: Sequence[int] | None = (7, 4, 2),
-        directions: Literal["sphere", "gaussian", "orthogonal"] = "sphere",
-        coarse_cells: int | None = 7,
-        coarse_steps: int = 5,
+        directions: Literal["sphere", "gaussian", "orthogonal"] = "orthogonal",
+        coarse_cells: int | None = 14,
+        coarse_steps: int = 10,
         alpha: float = 0.2,
         beta: float = 1e-3,
-        smallest_beta: float = 1e-3,
+        smallest_beta: float = 1e-5,
         resolution: float = 100.0,
-        momentum: float = 0.7,
+        momentum: float = 0.0,
         growth: float = 2.0,
         clip: bool = True,
         restart: bool = True,
