@@ -27,6 +27,7 @@ from callbacks.tasks import EvaluationTask
 from cli.folders import JobType, RunOptions, name_in_sweep, refuse_other_settings, result_settings, save_config
 from cli.parser import PARSER, ZerothParser
 from cli.processes import EndWhenTerminated, locked, tie_ranks
+from cli.training import parents_in
 from cli.victims import VictimOptions, build_victim, load_checkpoint
 from lightning_modules.box_answers import box_file
 from lightning_modules.classifier import check_fit
@@ -275,7 +276,7 @@ class RecordsCLI(EvaluationCLI):
         leader = self.trainer.is_global_zero
         if leader:
             save_config(self.folder, self.resolved)
-            write_lineage(self.folder, self.job, self.settings, self.parents())
+            write_lineage(self.folder, self.job, self.settings, [*self.parents(), *parents_in(self.settings)])
             log_config(runs_of(self.trainer), self.resolved)
         # A finished run, or a rank beyond the last batch, has nothing to load: no fault.
         warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero.*")

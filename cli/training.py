@@ -15,7 +15,7 @@ import callbacks  # noqa: F401  its class names become known to the parser
 import datamodules  # noqa: F401  its class names become known to the parser
 import lightning_modules  # noqa: F401  its class names become known to the parser
 import zeroth.networks  # noqa: F401  its class names become known to the parser
-from callbacks.lineage import Lineage
+from callbacks.lineage import Lineage, parent_of
 from cli.folders import JobType, RunOptions, name_in_sweep, refuse_other_settings, result_settings, save_config
 from cli.parser import PARSER, ZerothParser
 from cli.processes import tie_ranks
@@ -164,3 +164,8 @@ def checkpoints_in(settings: Any) -> Iterator[str]:
     elif isinstance(settings, list):
         for value in settings:
             yield from checkpoints_in(value)
+
+
+def parents_in(settings: Any) -> list[dict[str, Any]]:
+    """Describe those files, each once, with their hashes: what a run is built on beside its victim's checkpoint."""
+    return [parent_of(path) for path in dict.fromkeys(checkpoints_in(settings))]

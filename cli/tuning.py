@@ -35,6 +35,7 @@ from cli.evaluation import EvaluationCLI
 from cli.folders import save_config
 from cli.parser import spelled
 from cli.search_space import SearchSpace, build_attack, check_ends, find_space, read_space, starting_point
+from cli.training import parents_in
 from zeroth.records import write_json
 
 EXAMPLES = """\
@@ -196,7 +197,7 @@ class TuneCLI(EvaluationCLI):
         self.data.setup()  # missing images are told before anything is written
         self.resolved |= {"space": str(self.space.file), "objective": self.objective}
         save_config(self.folder, self.resolved)
-        lineage = write_lineage(self.folder, self.job, self.settings, self.parents())
+        lineage = write_lineage(self.folder, self.job, self.settings, [*self.parents(), *parents_in(self.settings)])
         runs = runs_of(self.trainer)
         log_config(runs, self.resolved)
         for trial in self.tried:

@@ -1,6 +1,7 @@
 """A cell: one JSON file a line of a table, what the paper reports and what was measured, and where that comes from."""
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -209,6 +210,14 @@ def victim_named(settings: Mapping[str, Any]) -> str | None:
     elif "." not in name and "victim.state_dict_sha256" not in settings:
         made.append("random weights")  # a class of one's own may bring weights itself
     return class_name(name) + (f" ({', '.join(made)})" if made else "")
+
+
+def axis_number(value: Any) -> float | None:
+    """Where a setting stands on an axis: a number at itself, a size (h, w) at h w; None for anything else."""
+    numbers = value if isinstance(value, list | tuple) and value else [value]
+    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
+        return None
+    return math.prod(numbers)
 
 
 def by_option(settings: Mapping[str, Any]) -> dict[str, Any]:

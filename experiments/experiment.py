@@ -25,9 +25,13 @@ PictureKind = Literal[
     "strip",
     "study",
     "reconstructions",
+    "losses",
+    "figures",
     "distortion",
     "within",
 ]
+# What a picture of losses may be over.
+LossAxis = Literal["iterations", "queries"]
 # The columns of a table of attacks that does not choose.
 COLUMNS: tuple[Column, ...] = ("success_rate", "queries_to_success", "queries")
 
@@ -126,10 +130,13 @@ class Picture:
             "queries_vs" (a figure of each row against a setting), "lines" (success rate and distances against a
             setting), "transfer" (heat map of success: what was crafted against which victim), "strip" (originals and
             adversarial images of the rows side by side), "study" (what a study stage measured), "reconstructions" (true
-            images, and what the rows make of the attacked ones), "distortion" (median distance with quartiles against
-            queries), "within" (share of images within a distance against queries).
+            images, and what the rows make of the attacked ones), "losses" (of optimizers on attacks), "figures" (all
+            figures of a study against a setting), "distortion" (median distance with quartiles against queries),
+            "within" (share of images within a distance against queries).
         rows: methods of the rows that are drawn; empty means all.
-        over: for "success_vs", "queries_vs" and "lines", the setting on the x axis, a dotted key such as "attack.mu".
+        over: for "success_vs", "queries_vs", "lines" and "figures", the setting on the x axis, a dotted key such as
+            "attack.mu", whose value is a number, or a size (h, w), which stands at h w; for "losses", "iterations" or
+            "queries".
         title: the caption in the generated page.
         images: for "strip", how many of the first images are shown.
         threshold: for "within", the distance, in the norm of the attacks.

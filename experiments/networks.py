@@ -1,4 +1,4 @@
-"""Networks that no stage trains, victims and surrogates by name: checked while planning, with no weights read."""
+"""Networks by name while planning, with no weights read: those that no stage trains, and stand-ins for RNNs."""
 
 import warnings
 from argparse import ArgumentError
@@ -12,9 +12,37 @@ import torchvision
 from pytorch_lightning.cli import LightningArgumentParser
 from torch import nn
 
-import zeroth.networks  # noqa: F401  its class names become known to the parser
 from cli.faults import explain
 from cli.victims import VictimOptions, build_victim
+from zeroth.networks import QueryRNN, UpdateRNN
+
+
+class PlannedUpdateRNN(UpdateRNN):
+    """Stands for an UpdateRNN that an earlier stage will train; the options that take one take nothing else.
+
+    Args:
+        hash: of the train stage, see :class:`~experiments.resolving.PlannedModel`.
+    """
+
+    def __init__(self, hash: str) -> None:
+        super().__init__()
+        self.hash = hash
+
+
+class PlannedQueryRNN(QueryRNN):
+    """Stands for a QueryRNN that an earlier stage will train.
+
+    Args:
+        hash: of the train stage.
+    """
+
+    def __init__(self, hash: str) -> None:
+        super().__init__()
+        self.hash = hash
+
+
+# What stands for a network, by the last word of the option that takes it; else a PlannedModel.
+PLANNED: dict[str, type[nn.Module]] = {"update": PlannedUpdateRNN, "query": PlannedQueryRNN}
 
 
 def check_victim(options: VictimOptions) -> None:

@@ -11,12 +11,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments.cells import Cell, by_option
+from experiments.cells import Cell, axis_number, by_option
 from experiments.curves import curve_of
 from experiments.examples import read_examples
 from experiments.experiment import Picture
 from experiments.marks import CURVE_PICTURES
 from experiments.measuring import DISTANCES, cell_rows, mean_distance
+from experiments.optimizations import figures_of, losses_figure
 from experiments.reconstructions import methods_figure
 from zeroth.records import Norm, config_hash, merge_records
 from zeroth.records.charts import bars_figure, heat_figure, setting_figure, setting_panels, within_figure
@@ -56,6 +57,8 @@ def draw_picture(picture: Picture, cells: Sequence[Cell], folder: Path) -> Figur
         return _study_figure(chosen)
     if picture.kind == "reconstructions":
         return methods_figure(chosen)
+    if picture.kind == "losses":
+        return losses_figure(chosen, str(picture.over))
     if picture.kind == "transfer":
         return _transfer_figure(chosen)
     if picture.kind == "strip":
@@ -64,6 +67,8 @@ def draw_picture(picture: Picture, cells: Sequence[Cell], folder: Path) -> Figur
         return _curves_figure(picture, chosen, folder)
     if picture.kind == "lines":
         return _lines_figure(picture, chosen, folder)
+    if picture.kind == "figures":
+        return _figures_figure(picture, chosen)
     return _setting_figure(picture, chosen)
 
 
@@ -135,7 +140,7 @@ def setting_lines(
     figure_of = figure_of or partial(_figure_of, picture)
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        if not isinstance(value := cell.setting(picture.over), int | float) or isinstance(value, bool):
+        if axis_number(value := cell.setting(picture.over)) is None:
             raise ValueError(f"{picture.over} of {cell.method} is {value!r}: only numbers can stand on an axis")
         settings = by_option(cell.config["settings"])
         del settings[picture.over]
@@ -144,7 +149,7 @@ def setting_lines(
     for group in groups.values():
         name = _shared_name([cell.method for cell in group])
         name = name if name and name not in lines else group[0].method
-        rows = [{"x": cell.setting(picture.over), **figure_of(cell)} for cell in group]
+        rows = [{"x": axis_number(cell.setting(picture.over)), **figure_of(cell)} for cell in group]
         lines[name] = pd.DataFrame(rows, columns=["x", "value", "low", "high"], dtype=float)
     return lines
 
@@ -197,6 +202,16 @@ def _lines_figure(picture: Picture, cells: Sequence[Cell], folder: Path) -> Figu
     over = [cell.setting(str(picture.over)) for cell in cells]
     name = str(picture.over).rpartition(".")[2]
     return setting_panels(panels, x=name, log_x=spans_decade(over), percent=["attack success rate"])
+
+
+def _figures_figure(picture: Picture, cells: Sequence[Cell]) -> Figure:
+    """All figures of studies against a setting, a panel each."""
+    panels = {
+        name: setting_lines(picture, cells, lambda cell, name=name: figures_of(cell)[name])  # type: ignore[misc]
+        for name in figures_of(cells[0])
+    }
+    over = [number for cell in cells if (number := axis_number(cell.setting(str(picture.over)))) is not None]
+    return setting_panels(panels, x=str(picture.over).rpartition(".")[2], log_x=spans_decade(over), percent=["success"])
 
 
 def _curves_figure(picture: Picture, cells: Sequence[Cell], folder: Path) -> Figure:

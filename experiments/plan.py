@@ -25,7 +25,12 @@ ROOT = Path(__file__).parents[1]
 DIVISIBLE: tuple[Job, ...] = ("attack", "certify")
 BEST = Path("checkpoints", "best.ckpt")
 # What is read of a train stage's checkpoint, by the last word of the option that takes it; else a classifier.
-PARTS = {"autoencoder": "CheckpointAutoencoder", "denoiser": "CheckpointDenoiser"}
+PARTS = {
+    "autoencoder": "CheckpointAutoencoder",
+    "denoiser": "CheckpointDenoiser",
+    "update": "CheckpointUpdateRNN",
+    "query": "CheckpointQueryRNN",
+}
 # What reads a box, by the system that trained it; else a classifier.
 BOXES = {"Reconstruction": "CheckpointReconstructor"}
 # What a job leaves in its folder for the stages that follow and for the table.

@@ -22,10 +22,11 @@ from cli.folders import result_settings
 from cli.parser import ZerothParser
 from cli.training import default_name
 from cli.victims import VictimOptions
-from experiments.cells import by_option, method_settings
+from experiments.cells import axis_number, by_option, method_settings
 from experiments.experiment import Experiment, Network, Stage
 from experiments.marks import check_marks
-from experiments.networks import check_victim, network_settings
+from experiments.networks import PLANNED, check_victim, network_settings
+from experiments.table_checks import OVER
 from zeroth.records import difference, flatten
 
 # What all tunings of an experiment share: a method that is tried more often, or on more images, looks the better one.
@@ -118,7 +119,7 @@ def _check_axes(experiment: Experiment, found: Mapping[str, Resolved]) -> None:
     """Check that each row of a picture over a setting has that setting, and a number for it."""
     for name, picture in experiment.pictures.items():
         drawn = [row for row in experiment.rows if not picture.rows or row.method in picture.rows]
-        for row in drawn if picture.over is not None else []:
+        for row in drawn if picture.kind in OVER else []:
             settings = by_option(method_settings(flatten(found[row.stage].settings)))
             field, key = f"pictures.{name}.over", str(picture.over)
             if key not in settings:
@@ -128,7 +129,7 @@ def _check_axes(experiment: Experiment, found: Mapping[str, Resolved]) -> None:
                 raise ValueError(f"{field}: {row.method} has no setting {key}{hint} (it has {known})")
             value = settings[key]
             tuned = experiment.stages[row.stage].tuned is not None  # what it will be is not known yet
-            if not tuned and (not isinstance(value, int | float) or isinstance(value, bool)):
+            if not tuned and axis_number(value) is None:
                 raise ValueError(f"{field}: {key} of {row.method} is {value!r}: only numbers can stand on an axis")
 
 
@@ -144,9 +145,10 @@ def model_options(stage: Stage, model: Callable[[str, Network], dict[str, Any]])
 
 def _planned(before: Mapping[str, Resolved]) -> Callable[[str, Network], dict[str, Any]]:
     """Tell a network by the :class:`PlannedModel` that stands for it."""
-    path = f"{PlannedModel.__module__}.{PlannedModel.__qualname__}"
 
     def planned(option: str, network: Network) -> dict[str, Any]:
+        kind = PLANNED.get(option.rpartition(".")[2], PlannedModel)
+        path = f"{kind.__module__}.{kind.__qualname__}"
         told = before[network].hash if isinstance(network, str) else settings_hash(network_settings(network))
         return {"class_path": path, "init_args": {"hash": told}}
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from experiments.experiment import COLUMNS, Experiment, Job, Scale
+from experiments.experiment import COLUMNS, Experiment, Job, LossAxis, Scale
 
 # What a row of each kind of table may report.
 REPORTING: dict[str, Job] = {"attack": "attack", "certificate": "certify", "study": "study"}
@@ -14,12 +14,12 @@ REPORTING: dict[str, Job] = {"attack": "attack", "certificate": "certify", "stud
 PICTURES = {
     "attack": ("success", "success_vs", "queries_vs", "lines", "transfer", "strip", "distortion", "within"),
     "certificate": ("certified",),
-    "study": ("study", "reconstructions"),
+    "study": ("study", "reconstructions", "losses", "figures"),
 }
-# The study that keeps the images that the kind "reconstructions" shows.
-RECONSTRUCTION = "reconstruction"
+# Pictures of the rows of one study, and that study.
+STUDIES = {"reconstructions": "reconstruction", "losses": "optimization", "figures": "optimization"}
 # Those that are drawn over a setting.
-OVER = ("success_vs", "queries_vs", "lines")
+OVER = ("success_vs", "queries_vs", "lines", "figures")
 # Columns of distances at numbers of queries.
 AT_MARKS = ("median_at", "mean_at", "success_at")
 # Figures of the paper that a row may report; those of a study are its own.
@@ -80,14 +80,19 @@ def _check_pictures(experiment: Experiment, methods: set[str]) -> None:
                 f"pictures.{name}.kind: {picture.kind!r} does not fit a table of kind {experiment.kind}, which has "
                 f"{', '.join(fit)}"
             )
-        if (picture.kind in OVER) != (picture.over is not None):
-            raise ValueError(f"pictures.{name}.over: kinds {', '.join(OVER)}, and no other, need it")
-        drawn = [row for row in experiment.rows if not picture.rows or row.method in picture.rows]
-        others = [row.method for row in drawn if experiment.stages[row.stage].study != RECONSTRUCTION]
-        if picture.kind == "reconstructions" and others:
+        if (picture.kind in (*OVER, "losses")) != (picture.over is not None):
+            raise ValueError(f"pictures.{name}.over: kinds {', '.join((*OVER, 'losses'))}, and no other, need it")
+        if picture.kind == "losses" and picture.over not in get_args(LossAxis):
             raise ValueError(
-                f"pictures.{name}.rows: kind reconstructions shows what studies of reconstructors answered, which "
-                f"{others[0]!r} is none of: name rows whose stages have study: {RECONSTRUCTION}"
+                f"pictures.{name}.over: losses are over {' or '.join(get_args(LossAxis))}, got {picture.over!r}"
+            )
+        drawn = [row for row in experiment.rows if not picture.rows or row.method in picture.rows]
+        study = STUDIES.get(picture.kind)
+        others = [row.method for row in drawn if study and experiment.stages[row.stage].study != study]
+        if others:
+            raise ValueError(
+                f"pictures.{name}.rows: kind {picture.kind} draws rows whose stages have study: {study}, which "
+                f"{others[0]!r} is none of: name those alone"
             )
         if (picture.kind == "strip") != (picture.images is not None) or (picture.images or 1) < 1:
             raise ValueError(

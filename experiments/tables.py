@@ -7,6 +7,7 @@ import pandas as pd
 
 from experiments.cells import Cell, CellKind
 from experiments.experiment import COLUMNS, Column
+from experiments.optimizations import figures_table
 from experiments.reconstructions import study_table
 from zeroth.records import certificate_frame, markdown_table
 from zeroth.records.tables import NO_VALUE, mean_text, number_text, rate_text
@@ -36,14 +37,17 @@ def table_markdown(kind: CellKind, paper: str, cells: Sequence[Cell], columns: S
     """Lay out the cells as a Markdown table with a caption that says of what, how many and how sure.
 
     Args:
-        kind: what the table is of; studies of which the paper reports nothing have the caption alone.
+        kind: what the table is of; studies without figures, of which the paper reports nothing, have the caption alone.
         paper: authors, venue, year.
         cells: its lines, in order.
         columns: what a table of attacks shows.
     """
     if kind == "study":
         bootstrap = "95 % intervals: bootstrap over the images"
-        frame = study_table(cells) if any(cell.reported for cell in cells) else None
+        if all("figures" in cell.measured for cell in cells):
+            frame = figures_table(cells)
+        else:
+            frame = study_table(cells) if any(cell.reported for cell in cells) else None
         caption = [_images(cells), _victims(cells), bootstrap]
     elif kind == "attack":
         frame, caption = attack_table(cells, columns), _attack_caption(cells, columns)

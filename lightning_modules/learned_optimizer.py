@@ -287,8 +287,8 @@ class OptimizerTraining(System):
             warnings.warn(f"left {split} problems {indices} out: their loss at the start is not finite", stacklevel=2)
         losses = curves.losses[usable].nan_to_num(nan=torch.inf)
         told = {"loss": losses[:, -1], "area": losses.mean(1)}
-        if (solved := problems.solved(curves.theta[usable], rows.cpu()[usable.cpu()])) is not None:
-            told["success"] = solved.float()
+        if curves.reached is not None:
+            told["success"] = curves.reached[usable, -1].float()
         for figure, values in told.items():
             metric = getattr(self, f"{split}_{figure}")
             metric.update(values)

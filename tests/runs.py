@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from cli import TrainCLI, plain_messages
+from zeroth.networks import QueryRNN, UpdateRNN
 
 ROOT = Path(__file__).parents[1]
 _KEPT = tempfile.TemporaryDirectory(prefix="zeroth-tests-")  # removed when the test session ends
@@ -86,7 +87,9 @@ def counted(log: Path, kill_after: int = 0) -> list[str]:
 
 
 def surrogates_for(config: Path) -> list[str]:
-    """Options that a config of a transfer attack leaves to its user: the models to craft on; none for others."""
+    """Options that a config leaves to its user: models to craft on, or a learned optimizer; none for most."""
+    if config.stem.startswith("zo_lstm"):
+        return ["--attack.checkpoint", str(optimizer_checkpoint())]
     return ["--attack.surrogates", "[{class_path: DigitsCNN}]"] if config.stem.startswith("transfer") else []
 
 
@@ -110,6 +113,20 @@ def saved(module: pl.LightningModule, file: Path) -> Path:
     trainer = pl.Trainer(logger=False, enable_checkpointing=False, enable_model_summary=False, accelerator="cpu")
     trainer.strategy.connect(module)
     trainer.save_checkpoint(file)
+    return file
+
+
+@functools.cache
+def optimizer_checkpoint() -> Path:
+    """Networks of a learned optimizer, random, whose outputs move and bend the sampling visibly."""
+    networks, state = {"update": (UpdateRNN(hidden=4), 0.3), "query": (QueryRNN(hidden=4), 20)}, {}
+    generator = torch.Generator().manual_seed(3)
+    for name, (network, scale) in networks.items():
+        for key, value in network.state_dict().items():
+            drawn = torch.rand(value.shape, generator=generator) - 0.5  # as torch's own, for 4 hidden units
+            state[f"rule.{name}.{key}"] = drawn * (0.1 * scale if key == "output.weight" else 1)
+    file = Path(_KEPT.name) / "optimizer.ckpt"
+    torch.save({"state_dict": state, "hyper_parameters": {}}, file)
     return file
 
 

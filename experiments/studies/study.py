@@ -18,6 +18,7 @@ from callbacks.loggers import log_config, log_curve, runs_of
 from callbacks.tasks import EvaluationTask, Victim
 from cli.evaluation import EvaluationCLI
 from cli.folders import save_config
+from cli.training import parents_in
 from zeroth.oracles import Output, ScoreOracle
 from zeroth.records import Bootstrap, rich_table, terminal, write_json
 
@@ -114,7 +115,7 @@ class StudyCLI(EvaluationCLI):
             console.print(f"measured already: {place}", soft_wrap=True)
             return
         save_config(self.folder, self.resolved)
-        write_lineage(self.folder, self.job, self.settings, self.parents())
+        write_lineage(self.folder, self.job, self.settings, [*self.parents(), *parents_in(self.settings)])
         runs = runs_of(self.trainer)
         log_config(runs, self.resolved)
         predictions = self.trainer.predict(self.task, datamodule=self.data, return_predictions=True)

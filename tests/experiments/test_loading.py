@@ -57,7 +57,10 @@ def test_the_options_of_a_stage_win_over_the_defaults_of_its_job(tmp_path):
         ({"rows": [{"method": 3, "stage": "zo"}]}, "rows[0].method: expected str, got 3"),
         ({"rows": [{"method": m, "stage": "zo"} for m in "ab"]}, "rows[1].stage: 'zo' has a row already"),
         ({"pictures": {"p": {"kind": "success", "rows": ["b"]}}}, "pictures.p.rows: no row has the method 'b'"),
-        ({"pictures": {"p": {"kind": "success_vs"}}}, "pictures.p.over: kinds success_vs, queries_vs, lines, and no"),
+        (
+            {"pictures": {"p": {"kind": "success_vs"}}},
+            "pictures.p.over: kinds success_vs, queries_vs, lines, figures, losses, an",
+        ),
         (
             {"pictures": {"p": {"kind": "certified"}}},
             "pictures.p.kind: 'certified' does not fit a table of kind attack, which has success, success_vs,",
@@ -115,8 +118,22 @@ def test_reconstructions_are_pictured_of_their_study_alone(tmp_path):
     told = {"kind": "study", "rows": rows, "stages": stages}
     picture = {"kind": "reconstructions", "rows": ["errors"]}
     assert loaded(tmp_path, **told, pictures={"p": picture}).pictures["p"].rows == ["errors"]
-    with pytest.raises(ValueError, match=r"pictures\.p\.rows: .* which 'a curve' is none of: name rows whose stages"):
+    with pytest.raises(ValueError, match=r"pictures\.p\.rows: .* which 'a curve' is none of: name those"):
         loaded(tmp_path, **told, pictures={"p": {"kind": "reconstructions"}})
+
+
+def test_losses_are_pictured_of_their_study_alone_over_iterations_or_queries(tmp_path):
+    stages = {**WITH_A_STUDY, "sgd": {"job": "study", "study": "optimization", "victim": "victim"}}
+    rows = [{"method": "a curve", "stage": "curve"}, {"method": "SGD", "stage": "sgd"}]
+    told = {"kind": "study", "rows": rows, "stages": stages}
+    for picture in ({"kind": "losses", "over": "queries"}, {"kind": "figures", "over": "rule.delta"}):
+        assert loaded(tmp_path, **told, pictures={"p": {**picture, "rows": ["SGD"]}}).pictures["p"].rows == ["SGD"]
+        with pytest.raises(ValueError, match=r"whose stages have study: optimization, which 'a curve' is none of"):
+            loaded(tmp_path, **told, pictures={"p": picture})
+    with pytest.raises(ValueError, match=r"pictures\.p\.over: losses are over iterations or queries, got 'time'"):
+        loaded(tmp_path, **told, pictures={"p": {"kind": "losses", "over": "time", "rows": ["SGD"]}})
+    with pytest.raises(ValueError, match=r"pictures\.p\.over: kinds .*, losses, and no other, need it"):
+        loaded(tmp_path, **told, pictures={"p": {"kind": "losses", "rows": ["SGD"]}})
 
 
 @pytest.mark.parametrize(

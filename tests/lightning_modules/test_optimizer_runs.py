@@ -62,6 +62,6 @@ def test_both_networks_are_trained_one_beside_the_other(tmp_path):
     assert CheckpointQueryRNN(str(last)).hidden == 4
     # 2 epochs of 2 windows of 3 slots; values of q + 1 points and a gradient.
     asked = torch.load(last)["optimizer_training"]["queries"]
-    training, validation = 4 * 3 * 2 * (2 + 1 + 1), 2 * 2 * (4 * 3 + 1 + 1)
+    training, validation = 4 * 3 * 2 * (2 + 1 + 1), 2 * 2 * (4 * 3 + 1)
     chosen = asked - training - validation  # the images that the victim was asked about, for both splits
     assert 14 <= chosen <= 40

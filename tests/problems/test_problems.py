@@ -71,10 +71,10 @@ def test_the_first_loss_is_the_margin_and_a_solved_problem_is_one_whose_label_ha
     top = log_p.topk(2).values
     still = torch.zeros(B, D)
     assert torch.allclose(problems.loss(still, rows), top[:, 0] - top[:, 1], atol=1e-6)
-    assert not problems.solved(still, rows).any()
+    assert not problems.reached(problems.loss(still, rows), still, rows).any()
     far = problems.images[[1, 2, 3, 4, 0]].flatten(1) - problems.images.flatten(1)  # each becomes another image
     changed = problems.labels[[1, 2, 3, 4, 0]] != problems.labels
-    assert changed.any() and torch.equal(problems.solved(far, rows), changed)
+    assert changed.any() and torch.equal(problems.reached(problems.loss(far, rows), far, rows), changed)
     loss = problems.loss(far, rows)
     assert torch.allclose(loss[changed], 0.1 * far.abs().sum(1)[changed], atol=1e-5)  # the hinge is at its floor
     assert (problems.start.std() / 1e-4 - 1).abs() < 0.3
@@ -102,7 +102,7 @@ def test_a_point_that_is_not_finite_is_not_shown_to_the_victim_and_spoils_no_oth
     values = problems.function(rows)(points)
     assert values.isnan().nonzero().tolist() == [[0, 1], [1, 2]]
     assert victim.asked.isfinite().all() and victim.seen == problems.queries == 6
-    assert problems.solved(points[:, 1], rows).tolist() == [False, False]
+    assert problems.reached(values[:, 1], points[:, 1], rows).tolist() == [False, False]
 
 
 def test_a_box_without_gradients_says_so():

@@ -79,8 +79,8 @@ class Problems(ABC):
             iterations: (n,) int64, on the CPU: which minibatch of a stochastic problem; None for all of its data.
         """
 
-    def solved(self, theta: Tensor, rows: Tensor) -> Tensor | None:
-        """Whether points (n, d) reach their problem's goal, (n,) bool, where it has one; asks one value each."""
+    def reached(self, values: Tensor, theta: Tensor, rows: Tensor) -> Tensor | None:
+        """Whether points (n, d) of values (n,) reach their problem's goal, (n,) bool, if it has one; asks nothing."""
         return None
 
     def function(self, rows: Tensor, iterations: Tensor | int = 0) -> Function:

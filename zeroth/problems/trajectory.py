@@ -37,13 +37,15 @@ class Curves:
     Attributes:
         losses: (n, T + 1), at the starting points and after each iteration; of stochastic problems over all their data.
         theta: (n, d), the last points.
-        queries: what a problem was asked by the optimizer; the losses of stochastic problems, and the last ones, are
-            measured beside that.
+        reached: (n, T + 1) bool, whether the points reach their problem's goal; None where it has none.
+        queries: what a problem was asked by the optimizer; the last loss is measured beside that, as are those of
+            stochastic problems and of optimizers that do not ask at their own points.
     """
 
     losses: Tensor
     theta: Tensor
     queries: int
+    reached: Tensor | None = None
 
 
 def unroll(
@@ -91,19 +93,24 @@ def minimize(rule: ZerothOrder, problems: Problems, rows: Tensor, *, iterations:
     """
     theta, state = problems.start[rows.to(problems.device)], rule.begin(len(rows), problems.dimension, problems.device)
     streams = ImageStreams(seed, problems.indices[rows.cpu()], problems.device)
-    everyone, losses = torch.arange(len(rows)), []
-    if problems.stochastic:
+    everyone, losses, thetas = torch.arange(len(rows)), [], [theta]
+    # The rule has asked for all losses but the last, unless it sees samples, or the surroundings of its points alone.
+    beside = problems.stochastic or not rule.estimator.needs_value
+    if beside:
         losses.append(problems.loss(theta, rows))
     ages = torch.zeros(len(rows), dtype=torch.int64)
     for step in _steps(
         rule, problems, rows, theta, state, ages, iterations, lambda shape: streams.randn(everyone, shape)
     ):
         theta = step.theta
-        losses.append(problems.loss(theta, rows) if problems.stochastic else step.value)
-    if not problems.stochastic:  # the rule has asked for all but the last
+        thetas.append(theta)
+        losses.append(problems.loss(theta, rows) if beside else step.value)
+    if not beside:
         losses.append(problems.loss(theta, rows))
     queries = sum(rule.queries(problems.dimension, number) for number in range(iterations))
-    return Curves(losses=torch.stack(losses, 1), theta=theta, queries=queries)
+    reached = [problems.reached(values, point, rows) for values, point in zip(losses, thetas, strict=True)]
+    goal = None if None in reached else torch.stack([told for told in reached if told is not None], 1)
+    return Curves(losses=torch.stack(losses, 1), theta=theta, queries=queries, reached=goal)
 
 
 def _steps(
