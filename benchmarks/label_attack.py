@@ -6,7 +6,6 @@ before). Most requests follow from the last answer, so few images fill no batch:
 
 import time
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import torch
 from jsonargparse import auto_cli
@@ -19,9 +18,10 @@ from benchmarks.harness import Job, TimedVictim, device_name, devices, show, swe
 from zeroth.attacks import SVMOPT, Attack
 from zeroth.networks.carlini_wagner_cnn import CarliniWagnerCNN
 
-Name = Literal[
-    "SignOPT", "SVMOPT", "OPT", "ZOSignSGD", "Boundary", "HopSkipJump", "GuessingSmart", "RayS", "SurFree"
-]  # fmt: skip
+FOLDER = "zeroth.attacks.label."
+LABEL_ATTACKS = tuple(
+    name for name in zeroth.attacks.__all__ if getattr(zeroth.attacks, name).__module__.startswith(FOLDER)
+)
 # Queries an image at least: with fewer the search for a start would be all that is measured.
 LEAST = 500
 
@@ -77,7 +77,7 @@ def label_job(attack: Attack, victim: TimedVictim, shape: tuple[int, int, int]) 
 
 
 def main(
-    attacks: Sequence[Name] = get_args(Name), counts: Sequence[int] = (1, 10, 100, 500), seconds: float = 3.0
+    attacks: Sequence[str] = LABEL_ATTACKS, counts: Sequence[int] = (1, 10, 100, 500), seconds: float = 3.0
 ) -> None:
     """Print queries a second of attacks by their defaults against the victim's plain rate, on each device.
 
@@ -85,7 +85,12 @@ def main(
         attacks: which.
         counts: numbers of images attacked at once.
         seconds: about how long each is measured; longer where 500 queries an image take longer.
+
+    Raises:
+        ValueError: an unknown attack.
     """
+    if unknown := sorted(set(attacks) - set(LABEL_ATTACKS)):
+        raise ValueError(f"attacks must be among {', '.join(LABEL_ATTACKS)}, got {', '.join(unknown)}")
     for device in devices():
         torch.manual_seed(0)
         victim = TimedVictim(Balanced(CarliniWagnerCNN(), SHAPE)).to(device)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from benchmarks.certification import certification_job
 from benchmarks.defense import CASES as DEFENSES
 from benchmarks.defense import measure_step
 from benchmarks.harness import MIB, Cost, TimedVictim, floor_rate, measure, peak, reset_peak, sweep
-from benchmarks.label_attack import LEAST, Balanced, Name, TimedSVMOPT, label_job
+from benchmarks.label_attack import LABEL_ATTACKS, LEAST, Balanced, TimedSVMOPT, label_job
 from benchmarks.memory import CASES, measure_apart
 from zeroth.attacks.label import svm_opt
 from zeroth.attacks.score.zo_ngd import ZONGD
@@ -142,7 +141,7 @@ def test_attacks_of_the_benchmark_go_on_to_the_end_of_their_budget(kind):
     assert victim.images == 2 * {"FGM": 41, "Bandits": 118}.get(kind.__name__, budget)
 
 
-@pytest.mark.parametrize("name", get_args(Name))
+@pytest.mark.parametrize("name", LABEL_ATTACKS)
 def test_attacks_on_labels_go_on_to_the_end_of_their_budget(name):
     torch.manual_seed(0)
     victim = TimedVictim(Balanced(Slow(0.0), SHAPE))
