@@ -178,7 +178,7 @@ def _refuse_machine_paths(told: Any, stage: str) -> None:
 
 
 def _subject(experiment: Experiment, victim: PlannedStage | None, origin: Origin) -> dict[str, Any]:
-    """Name the victim by its config and what is changed of it, with the accuracy of its last test."""
+    """Name the victim by its config, its changes and what twins of it are not built on; with its last accuracy."""
     accuracy, sha256 = None, origin.checkpoint_sha256
     if victim is None:
         return {"name": victim_named(origin.settings), "accuracy": None, "checkpoint_sha256": sha256}
@@ -188,7 +188,10 @@ def _subject(experiment: Experiment, victim: PlannedStage | None, origin: Origin
         table = pd.read_csv(log)
         if "test_accuracy" in table and len(found := table["test_accuracy"].dropna()):
             accuracy = float(found.iloc[-1])
-    changed = {key: value for key, value in experiment.stages[victim.name].options.items() if key != "config"}
+    stage = experiment.stages[victim.name]
+    changed = {key: value for key, value in stage.options.items() if key != "config"}
+    twins = [other for other in experiment.stages.values() if (other.job, other.options) == (stage.job, stage.options)]
+    changed |= {key: told for key, told in stage.models.items() if any(twin.models.get(key) != told for twin in twins)}
     name = victim.folder.name.removesuffix(f"-{victim.hash[:8]}")
     name += "".join(f", {key} {value}" for key, value in changed.items())
     return {"name": name, "accuracy": accuracy, "checkpoint_sha256": sha256}

@@ -137,20 +137,36 @@ def test_a_run_that_is_not_complete_makes_no_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
-def test_one_name_for_two_victims_is_refused(tmp_path):
-    """Two train stages have folders, but not names, of their own where only the files of their configs differ."""
-    experiment, plan = certificate_experiment(tmp_path / "runs")
-    other = dataclasses.replace(plan.stages[0], name="longer", hash="f" * 64, folder=tmp_path / "runs/digits-ffffffff")
+def two_victims(runs, longer, **changed):
+    """Certificates of two victims of one name: the second one's train stage, and what is changed of the first."""
+    experiment, plan = certificate_experiment(runs)
+    other = dataclasses.replace(plan.stages[0], name="longer", hash="f" * 64, folder=runs / "digits-ffffffff")
     weights = other.folder / "checkpoints" / "best.ckpt"
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"longer")
     header = plan.stages[2].folder / "certificate.header.json"
     write_json(header, read_json(header) | {"checkpoint_sha256": file_sha256(weights)})
-    stages = experiment.stages | {"longer": Stage("train", {"config": "elsewhere/digits.yaml"})}
+    stages = experiment.stages | {"longer": longer}
+    stages["victim"] = dataclasses.replace(stages["victim"], **changed)
     stages["sigma0.5"] = dataclasses.replace(experiment.stages["sigma0.5"], victim="longer")
-    plan = dataclasses.replace(plan, stages=[*plan.stages, other])
+    return dataclasses.replace(experiment, stages=stages), dataclasses.replace(plan, stages=[*plan.stages, other])
+
+
+def test_one_name_for_two_victims_is_refused(tmp_path):
+    """Two train stages have folders, but not names, of their own where only the files of their configs differ."""
+    planned = two_victims(tmp_path / "runs", Stage("train", {"config": "elsewhere/digits.yaml"}))
     with pytest.raises(ValueError, match=r"the victim digits has 2 checkpoints or accuracies: .* different names"):
-        publish(dataclasses.replace(experiment, stages=stages), plan, tmp_path / "results")
+        publish(*planned, tmp_path / "results")
+
+
+def test_victims_of_one_config_are_named_by_the_models_that_differ(tmp_path):
+    experiment, _ = certificate_experiment(tmp_path / "other")
+    built = {"model.box": "box", "model.init_args.autoencoder": "wide"}
+    longer = Stage("train", dict(experiment.stages["victim"].options), models=built)
+    planned = two_victims(tmp_path / "runs", longer, models=built | {"model.init_args.autoencoder": "half"})
+    folder = publish(*planned, tmp_path / "results")
+    names = [read_json(folder / f"{name}.json")["subject"]["name"] for name in ("sigma0.25", "sigma0.5")]
+    assert names == ["digits, model.init_args.autoencoder half", "digits, model.init_args.autoencoder wide"]
 
 
 def test_a_published_folder_is_drawn_again_from_its_own_files(tmp_path, folder):
