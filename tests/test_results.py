@@ -40,7 +40,20 @@ PROMISED = [
         )
     ),
     "zoo_ead/table1_mnist/digits",
-    "zo_ae_ds/seeds_cifar10/digits",
+    *(
+        f"zo_ae_ds/{table}/digits"
+        for table in (
+            "table1_cifar10",
+            "table2_cifar10",
+            "table4_cifar10",
+            "table5_mnist",
+            "tablea1_cifar10",
+            "tablea2_cifar10",
+            "tablea3_cifar10",
+            "gamma",
+            "seeds_cifar10",
+        )
+    ),
     "zo_ae_ds/equal_queries_cifar10/mnist",
     "zo_ae_ds/table5_mnist/mnist",
     "cohen/mnist/mnist",
