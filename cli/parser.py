@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import DefaultHelpFormatter
+from jsonargparse import DefaultHelpFormatter, set_parsing_settings
 from pytorch_lightning.cli import LightningArgumentParser
 
 from cli.faults import explain, refused_key
+
+# Values that may be anything are kept as they are written, which jsonargparse 5 does by default.
+set_parsing_settings(instantiate_subclass_spec_in_any=False)
 
 
 class ExamplesFormatter(DefaultHelpFormatter):

@@ -3,6 +3,7 @@
 import re
 from argparse import ArgumentError
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +19,8 @@ from experiments.table_checks import check_table, unknown_key
 _PLANNED = re.compile(r"run(\..*)?|checkpoint|shard|trainer\.devices")
 # A stage names a run folder and a rule of the workflow; "all" is the rule that asks for all of them.
 _STAGE_NAME = re.compile(r"(?!all$)\w[\w.-]*")
+# Fields of any values.
+_FREE = ("options", "models", "defaults")
 _VARIABLE = re.compile(r"\{(\w+)\}")
 
 
@@ -123,9 +126,11 @@ def _typed(kind: type, value: Any, where: str) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=kind)
     try:
-        return parser.instantiate(parser.parse_object({"value": value})).value
+        built = parser.instantiate(parser.parse_object({"value": deepcopy(value)})).value
     except ArgumentError as error:
         raise ValueError(explain(str(error), []).replace("value.", f"{where}." if where else "", 1)) from error
+    # The parser fills in a class among values that may be anything; they are for the commands of the stages to read.
+    return replace(built, **{name: value[name] for name in _FREE if name in value})
 
 
 def _entries(kind: type, value: Any, where: str) -> dict[str, Any]:

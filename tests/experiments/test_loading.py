@@ -29,6 +29,14 @@ def test_a_variable_alone_keeps_its_type_and_in_text_is_written_out(tmp_path):
     assert experiment.scales["digits"]["radius"] == 0.25  # the variables themselves stay
 
 
+def test_a_class_among_the_options_is_text_for_its_stage(tmp_path):
+    stages, told = tiny()["stages"], {"class_path": "zeroth.estimators.RGE", "init_args": {"q": "{images}", "mu": 0.1}}
+    stages["zo"]["options"]["rule.estimator"] = told
+    experiment = loaded(tmp_path, stages=stages, pictures={})
+    expected = {"class_path": "zeroth.estimators.RGE", "init_args": {"q": 12, "mu": 0.1}}
+    assert experiment.stages["zo"].options["rule.estimator"] == expected
+
+
 def test_the_options_of_a_stage_win_over_the_defaults_of_its_job(tmp_path):
     stages = loaded(tmp_path).stages
     assert stages["zo"].options["budget"] == 60 and stages["nes"].options["budget"] == 40
