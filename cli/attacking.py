@@ -12,7 +12,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from callbacks.attack_report import report_attack
 from callbacks.record_writer import AttackRecordWriter
 from callbacks.tasks import AttackTask, Targets
-from cli.evaluation import RecordsCLI
+from cli.recording import RecordsCLI
 from zeroth.attacks import Attack
 from zeroth.attacks.label.starts import Pool
 

@@ -9,7 +9,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from callbacks.certification_report import report_certification
 from callbacks.record_writer import CertificationRecordWriter
 from callbacks.tasks import CertificationTask
-from cli.evaluation import RecordsCLI
+from cli.recording import RecordsCLI
 
 EXAMPLES = """\
 Certify a victim by randomized smoothing (Cohen et al. 2019). Cohen's TSV, report.json and the certified-accuracy curve

@@ -1,11 +1,10 @@
-"""The command lines that put a victim, images and a task together; attack.py's and certify.py's keep a row an image."""
+"""The command lines that put a victim, images and a task together."""
 
 import logging
 import os
 import sys
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from inspect import signature
 from pathlib import Path
@@ -18,21 +17,17 @@ from pytorch_lightning.strategies import DDPStrategy
 
 import callbacks  # noqa: F401  its class names become known to the parser
 import datamodules  # noqa: F401  its class names become known to the parser
-from callbacks.lineage import parent_of, write_lineage
-from callbacks.loggers import log_config, runs_of
-from callbacks.progress import EvaluationProgress
-from callbacks.record_writer import RecordWriter
+from callbacks.lineage import parent_of
 from callbacks.selection import EvaluationData, Selection
 from callbacks.tasks import EvaluationTask
-from cli.folders import JobType, RunOptions, name_in_sweep, refuse_other_settings, result_settings, save_config
+from cli.folders import JobType, RunOptions, name_in_sweep, refuse_other_settings, result_settings
 from cli.parser import PARSER, ZerothParser
-from cli.processes import EndWhenTerminated, locked, tie_ranks
-from cli.training import parents_in
+from cli.processes import EndWhenTerminated, tie_ranks
 from cli.victims import VictimOptions, build_victim, load_checkpoint
 from lightning_modules.box_answers import box_file
 from lightning_modules.classifier import check_fit
 from zeroth.attacks import Attack
-from zeroth.records.schema import Kind, RecordHeader, file_sha256
+from zeroth.records.schema import file_sha256
 
 # Ranks run free until they meet at the end; torch's 30 minutes would kill the rank that waits.
 PATIENCE = timedelta(days=30)
@@ -149,11 +144,21 @@ class EvaluationCLI(LightningCLI, ABC):
         """Nothing: an evaluation writes no checkpoints."""
 
     def instantiate_classes(self) -> None:
-        """Build images, victim, task and trainer, refusing a folder that other settings have used."""
+        """Build all that is needed and the trainer, refusing a folder that other settings have used."""
         self._dump_config()
         self.resolved = {key: value for key, value in self.config_dump.items() if key != "config"}
         self.options = RunOptions(**self.resolved["run"])
         self.config_init = self.parser.instantiate(self.config)
+        self.build()
+        self.settings = self.outcome_settings()
+        name = name_in_sweep(f"{self.victim_name()}-{self.method_name()}", self.settings)
+        self.folder = self.options.folder(self.job, name)
+        self.resolved["run"]["name"] = self.folder.name  # so that config.yaml, fed back, means this run
+        refuse_other_settings(self.folder, self.settings, growing=self.growing)
+        self.trainer = self.instantiate_trainer()
+
+    def build(self) -> None:
+        """Build victim, task and images."""
         self.victim_options: VictimOptions = self.config_init.victim
         victim = build_victim(self.victim_options, self.config.seed) if self.module is None else self.module
         network, classes = getattr(victim, "network", victim), getattr(victim, "num_classes", None)
@@ -167,12 +172,6 @@ class EvaluationCLI(LightningCLI, ABC):
             batch_size=self.config_init.batch_size,
             rows_an_image=self.task.rows_an_image,
         )
-        self.settings = self.outcome_settings()
-        name = name_in_sweep(f"{self.victim_name()}-{self.method_name()}", self.settings)
-        self.folder = self.options.folder(self.job, name)
-        self.resolved["run"]["name"] = self.folder.name  # so that config.yaml, fed back, means this run
-        refuse_other_settings(self.folder, self.settings, growing=self.growing)
-        self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the job's callbacks and the loggers."""
@@ -245,54 +244,3 @@ def check_surrogates(attack: Attack | None, data: LightningDataModule) -> None:
             check_fit(surrogate, data)
         except ValueError as error:
             raise ValueError(f"attack.surrogates[{number}]: {error}") from error
-
-
-class RecordsCLI(EvaluationCLI):
-    """An evaluation that keeps one row an image and reports on them, resumed where a killed start stopped."""
-
-    batch_help = "a kill loses at most one batch"
-
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """As for every evaluation; rows can be made in parts."""
-        super().add_default_arguments_to_parser(parser)
-        parser.add_argument(
-            "--shard", type=str | None, default=None, help="k/n: only part k of n; jobs of one folder are merged"
-        )
-
-    def own_callbacks(self) -> list[Callback]:
-        """The record writer and the progress line."""
-        self.writer = self.build_writer()
-        quiet = self.config_init.trainer.enable_progress_bar is False
-        return [self.writer] if quiet else [self.writer, EvaluationProgress()]
-
-    def header(self, kind: Kind) -> RecordHeader:
-        """What every record file of the run begins with."""
-        parents = self.parents()
-        sha256 = parents[0]["sha256"] if parents else None
-        return RecordHeader(kind=kind, config=self.settings, checkpoint_sha256=sha256, seed=self.config.seed)
-
-    def run(self) -> None:
-        """Evaluate what is not recorded yet; rank 0 then merges all records of the folder into the report."""
-        leader = self.trainer.is_global_zero
-        if leader:
-            save_config(self.folder, self.resolved)
-            write_lineage(self.folder, self.job, self.settings, [*self.parents(), *parents_in(self.settings)])
-            log_config(runs_of(self.trainer), self.resolved)
-        # A finished run, or a rank beyond the last batch, has nothing to load: no fault.
-        warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero.*")
-        self.trainer.predict(self.task, datamodule=self.data, return_predictions=False)
-        self.trainer.strategy.barrier("records are written")
-        if not leader:
-            return
-        # Of processes that end together, shards or not, the one that reports last must have read the rows of all.
-        with locked(self.folder / "report.lock"):
-            if self.report()["complete"]:
-                self.writer.clean()
-
-    @abstractmethod
-    def build_writer(self) -> RecordWriter:
-        """What is kept of a batch."""
-
-    @abstractmethod
-    def report(self) -> Mapping[str, Any]:
-        """Merge, summarise, draw and log, on rank 0 only; returns what report.json says."""

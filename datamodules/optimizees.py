@@ -4,7 +4,7 @@ Shapes: B problems of a split.
 """
 
 from abc import abstractmethod
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import pytorch_lightning as pl
 import torch
@@ -56,6 +56,9 @@ class Optimizees(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         return self._loader(self.sizes["test"], self.batch_size)
 
+    def predict_dataloader(self) -> DataLoader[Any]:
+        return self.test_dataloader()
+
     def _loader(self, count: int, batch_size: int) -> DataLoader[Any]:
         rows: Any = [{"index": row} for row in range(count)]
         # The generator is for the seed that a loader draws each time, else from everybody's.
@@ -68,7 +71,27 @@ class Optimizees(pl.LightningDataModule):
         return range(first, first + self.sizes[split])
 
 
-class QuadraticOptimizees(Optimizees):
+class SyntheticOptimizees(Optimizees):
+    """Problems of random data, which ask no victim.
+
+    Args:
+        settings: of the problems; dimension, start_scale and seed among them.
+        train, val, test, windows, batch_size: as in :class:`Optimizees`.
+    """
+
+    kind: ClassVar[type[Quadratics] | type[BinaryClassification]]
+
+    def __init__(self, settings: dict[str, Any], **sizes: int) -> None:
+        super().__init__(**sizes)
+        self.settings = settings
+
+    def problems(self, split: Split, device: torch.device | str = "cpu", *, seed: int | None = None) -> Problems:
+        """See :class:`Optimizees`; another seed gives the same problems other starting points and minibatches."""
+        settings = self.settings if seed is None else {**self.settings, "seed": seed}
+        return self.kind(self.numbers(split), **settings, device=device)
+
+
+class QuadraticOptimizees(SyntheticOptimizees):
     """Random least squares, :class:`~zeroth.problems.Quadratics`, for tests.
 
     Args:
@@ -77,6 +100,8 @@ class QuadraticOptimizees(Optimizees):
         seed: decides the starting points.
         train, val, test, windows, batch_size: as in :class:`Optimizees`.
     """
+
+    kind = Quadratics
 
     def __init__(
         self,
@@ -90,15 +115,11 @@ class QuadraticOptimizees(Optimizees):
         windows: int = 50,
         batch_size: int = 100,
     ) -> None:
-        super().__init__(train=train, val=val, test=test, windows=windows, batch_size=batch_size)
-        self.settings: dict[str, Any] = {"dimension": dimension, "start_scale": start_scale, "seed": seed}
-
-    def problems(self, split: Split, device: torch.device | str = "cpu") -> Quadratics:
-        """See :class:`Optimizees`."""
-        return Quadratics(self.numbers(split), **self.settings, device=device)
+        settings = {"dimension": dimension, "start_scale": start_scale, "seed": seed}
+        super().__init__(settings, train=train, val=val, test=test, windows=windows, batch_size=batch_size)
 
 
-class ClassificationOptimizees(Optimizees):
+class ClassificationOptimizees(SyntheticOptimizees):
     """Synthetic binary classifications, :class:`~zeroth.problems.BinaryClassification` (ZO-L2L, sect. 4.2).
 
     Args:
@@ -109,6 +130,8 @@ class ClassificationOptimizees(Optimizees):
         seed: decides starting points and minibatches.
         train, val, test, windows, batch_size: as in :class:`Optimizees`; paper 90 and 10 problems, none to choose by.
     """
+
+    kind = BinaryClassification
 
     def __init__(
         self,
@@ -124,18 +147,14 @@ class ClassificationOptimizees(Optimizees):
         windows: int = 100,
         batch_size: int = 100,
     ) -> None:
-        super().__init__(train=train, val=val, test=test, windows=windows, batch_size=batch_size)
-        self.settings: dict[str, Any] = {
+        settings = {
             "dimension": dimension,
             "samples": samples,
             "minibatch": minibatch,
             "start_scale": start_scale,
             "seed": seed,
         }
-
-    def problems(self, split: Split, device: torch.device | str = "cpu") -> BinaryClassification:
-        """See :class:`Optimizees`."""
-        return BinaryClassification(self.numbers(split), **self.settings, device=device)
+        super().__init__(settings, train=train, val=val, test=test, windows=windows, batch_size=batch_size)
 
 
 class AttackOptimizees(Optimizees):

@@ -32,7 +32,7 @@ class Cell:
         scale: scale of the experiment.
         dataset: as the experiment names it.
         subject: the victim: ``name``, ``accuracy`` (a fraction of the test split, None where nobody measured it) and
-            ``checkpoint_sha256``, None of published or random weights, which the name tells.
+            ``checkpoint_sha256``, None of published or random weights, which the name tells. All None without one.
         method: what the line is called.
         stage: the run that it reports.
         kind: what was done.
@@ -41,7 +41,7 @@ class Cell:
         measured: what ``attack_summary`` or ``certificate_summary`` say of the records; of a study, its study.json.
         seed: seed of the run.
         queries: images asked in all.
-        images: ``split``, ``count``, ``start`` and ``stride`` of the images.
+        images: ``split``, ``count``, ``start`` and ``stride`` of the images; of other problems ``count`` alone.
         config: ``path`` of the config in the experiment, ``hash`` of the settings that decide the rows, and the
             method's resolved ``settings`` by dotted key.
         norm: the attack's norm, None for other kinds.
@@ -59,7 +59,7 @@ class Cell:
         distances: norm -> ``mean``, ``low`` and ``high`` over the images won, of the norms that the table shows.
         ratio: the mean distance over that of a baseline: ``row``, the baseline's method, ``of``, the norm, ``n`` pairs,
             ``value``, ``low``, ``high``, and ``reported``, the paper's. Of medians ``of`` is "median_at", and ``mark``
-            the number of queries.
+            the number of queries; of studies ``of`` is the name of a figure.
         examples: ``file`` in the folder of the cell with the images that a picture shows, and its ``sha256``.
         curve: ``file`` in the folder of the cell with the distances over queries, and its ``sha256``.
         at: distances at the experiment's marks, see :func:`~experiments.curves.at_marks`.

@@ -26,8 +26,8 @@ from zeroth.records import difference, file_sha256
 
 # Other versions of NumPy and SciPy may differ in the last digits of an interval.
 PRECISION = 1e-9
-# Datamodules that hold whatever dataset lies in a folder.
-ANY_DATASET = ("ImageFolder",)
+# Datamodules that hold whatever dataset lies in a folder, or problems that no dataset is of.
+ANY_DATASET = ("ImageFolder", "ClassificationOptimizees", "QuadraticOptimizees")
 
 
 def check_published(folder: Path) -> list[str]:
@@ -118,7 +118,7 @@ def _check_cell(folder: Path, page: Page, cell: Cell) -> list[str]:
             records, cell.kind, page.radii, origin.settings, case=cell.case, norm=cell.norm, seed=origin.seed
         )
         told = _told_by(origin, page, cell)
-        asked = origin.images["count"]
+        asked = origin.images.get("count")
     except (KeyError, ValueError, FileNotFoundError) as error:
         return [*faults, f"{records} cannot be read: {error}"]
     if cell.kind != "study" and asked not in (None, count):

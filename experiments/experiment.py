@@ -13,6 +13,8 @@ Scale = Literal["digits", "mnist", "paper"]
 Column = Literal[
     "success_rate", "queries_to_success", "queries", "l1", "l2", "linf", "median_at", "mean_at", "success_at"
 ]
+# Figures of an optimizer, means over the images, that can be divided by those of another.
+Figure = Literal["final loss", "area under the loss", "iterations to success", "queries to success"]
 # The train stage whose best checkpoint it is, or one that no stage trains, by class_path and init_args.
 Network = str | dict[str, Any]
 PictureKind = Literal[
@@ -27,6 +29,7 @@ PictureKind = Literal[
     "reconstructions",
     "losses",
     "figures",
+    "maps",
     "distortion",
     "within",
 ]
@@ -46,7 +49,7 @@ class Stage:
             run's name and place, ``--checkpoint`` and shards are not among them.
         victim: the train stage whose best checkpoint is the victim. Every job but "train" has one, unless its options
             name a victim that no stage trains, and its images, e.g. ``{"victim": "inception_v3", "victim.weights":
-            "DEFAULT", "data": "configs/data/imagenet_299.yaml"}``.
+            "DEFAULT", "data": "configs/data/imagenet_299.yaml"}``, or it is the study "synthetic", of other problems.
         tuned: the tune stage whose tuned file is the attack's; job "attack" only, in place of the option ``attack``.
         study: module of ``experiments/studies``; job "study" only.
         models: option that takes a network -> the train stage whose best checkpoint it is, or a list of them for an
@@ -80,12 +83,13 @@ class Ratio:
 
     Args:
         row: method of the baseline's row.
-        of: the distance whose means are divided, over the images that both won; "median_at" divides the medians at the
-            last of the experiment's marks, over the images that both attacked.
+        of: of attacks the distance whose means are divided, over the images that both won; "median_at" divides the
+            medians at the last of the experiment's marks, over the images that both attacked. Of studies of optimizers
+            the figure that is divided, over the images that both measured.
     """
 
     row: str
-    of: Literal["l1", "l2", "linf", "median_at"]
+    of: Literal["l1", "l2", "linf", "median_at"] | Figure
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,8 @@ class Row:
         note: what a reader must know to compare.
         case: which of an image's targets count, in a stage with ``targeted: all``: the easiest ("best"), one drawn at
             random ("average") or the hardest ("worst"); None for every pair of image and target.
-        ratio_to: a baseline that the row's distances are divided by; the paper's ratio is that of the reported figures.
+        ratio_to: a baseline that the row's distance, or its figure of a study, is divided by; the paper's ratio is that
+            of the reported distances.
     """
 
     method: str
@@ -131,7 +136,8 @@ class Picture:
             setting), "transfer" (heat map of success: what was crafted against which victim), "strip" (originals and
             adversarial images of the rows side by side), "study" (what a study stage measured), "reconstructions" (true
             images, and what the rows make of the attacked ones), "losses" (of optimizers on attacks), "figures" (all
-            figures of a study against a setting), "distortion" (median distance with quartiles against queries),
+            figures of a study against a setting), "maps" (images, and what optimizers add and where they ask),
+            "distortion" (median distance with quartiles against queries),
             "within" (share of images within a distance against queries).
         rows: methods of the rows that are drawn; empty means all.
         over: for "success_vs", "queries_vs", "lines" and "figures", the setting on the x axis, a dotted key such as

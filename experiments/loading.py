@@ -21,6 +21,8 @@ _PLANNED = re.compile(r"run(\..*)?|checkpoint|shard|trainer\.devices")
 _STAGE_NAME = re.compile(r"(?!all$)\w[\w.-]*")
 # Fields of any values.
 _FREE = ("options", "models", "defaults")
+# Studies that ask no victim.
+_WITHOUT_VICTIM = ("synthetic",)
 _VARIABLE = re.compile(r"\{(\w+)\}")
 
 
@@ -164,7 +166,10 @@ def _check_stages(stages: Mapping[str, Stage]) -> None:
 
 
 def _check_victim(where: str, stage: Stage, before: Mapping[str, Stage]) -> None:
-    """Check that a stage has one victim: of an earlier stage, or named by options that tell its images too."""
+    """Check that a stage has one victim, of an earlier stage, or named by options that tell its images too; or none."""
+    if stage.study in _WITHOUT_VICTIM:
+        _check_reference(f"{where}.victim", stage.victim, "train", before, needed=False)
+        return
     if not stage.named_victim or stage.job == "train":
         _check_reference(f"{where}.victim", stage.victim, "train", before, needed=stage.job != "train")
         return

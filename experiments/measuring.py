@@ -11,6 +11,7 @@ import pandas as pd
 from experiments.cells import Cell, CellKind
 from experiments.curves import at_marks, curve_of, ratio_of_medians
 from experiments.experiment import Experiment, Ratio
+from experiments.optimizations import ratio_of_figures
 from experiments.ratios import ratio_interval, require_pairs
 from zeroth.records import (
     Bootstrap,
@@ -65,7 +66,7 @@ def cell_rows(cell: Cell, folder: Path) -> pd.DataFrame:
 
 
 def compared(cells: Sequence[Cell], experiment: Experiment, folder: Path) -> list[Cell]:
-    """Give attack cells the distances and ratios that an experiment shows, from the records and curves beside them.
+    """Give cells the distances and ratios that an experiment shows, from the records and curves beside them.
 
     Args:
         cells: lines of the table, in the order of its rows.
@@ -73,13 +74,13 @@ def compared(cells: Sequence[Cell], experiment: Experiment, folder: Path) -> lis
         folder: where the records of the cells lie.
 
     Raises:
-        ValueError: a cell without its distances over queries, or a ratio to other images.
+        ValueError: a cell without its distances over queries or its figures by image, or a ratio to other images.
     """
     shown = [norm for norm in DISTANCES if norm in experiment.columns]
     ratios = [row.ratio_to for row in experiment.rows]
     if not shown and not any(ratios) and not experiment.marks:
         return [replace(cell, distances=None, ratio=None, at=None) for cell in cells]
-    rows = {cell.method: cell_rows(cell, folder) for cell in cells}
+    rows = {cell.method: cell_rows(cell, folder) for cell in cells if cell.kind == "attack"}
     curves = {cell.method: curve_of(cell, rows[cell.method], folder) for cell in cells if experiment.marks}
     by_method = {cell.method: cell for cell in cells}
     return [
@@ -159,8 +160,11 @@ def _ratio_told(
     """The ratio of a cell as it keeps it, of means or of medians; None where its row has none."""
     if ratio is None:
         return None
-    if ratio.of != "median_at":
+    if ratio.of == "l1" or ratio.of == "l2" or ratio.of == "linf":
         return _ratio(cell, cells[ratio.row], rows, ratio.of)
+    if ratio.of != "median_at":
+        found = ratio_of_figures(cell, cells[ratio.row], ratio.of)
+        return {"row": ratio.row, "of": ratio.of, **found, "reported": None}
     mark = experiment.marks[-1]
     own_targets = cell.case in ("best", "worst")
     found = ratio_of_medians(curves[cell.method], curves[ratio.row], mark, of_images=own_targets)

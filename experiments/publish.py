@@ -63,7 +63,7 @@ def publish(experiment: Experiment, plan: Plan, results: Path) -> Path:
         cells = [build_cell(experiment, plan, row, new) for row in experiment.rows]
         if faults := unlike_victims(cells):
             raise ValueError(f"{faults[0]}: train stages of one table need configs of different names")
-        cells = compared(cells, experiment, new) if experiment.kind == "attack" else cells
+        cells = compared(cells, experiment, new)
         write_page(new, page, cells)
         render(new)
         files, old = page.files(cells), _files_of(folder)

@@ -1,14 +1,18 @@
-"""What ratios to a baseline share: the same images on both sides, and an interval over them."""
+"""What ratios to a baseline share: the same images on both sides, an interval over them, and how a table shows them."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
+from experiments.cells import Cell
 from zeroth.records import Bootstrap
+from zeroth.records.tables import NO_VALUE, number_text
+
+NORMS = {"l0": "l_0", "l1": "l_1", "l2": "l_2", "linf": "l_inf"}
 
 
 def require_pairs(ours: pd.Index, theirs: pd.Index) -> None:
@@ -41,3 +45,38 @@ def ratio_interval(
             rng=np.random.default_rng(resampling.seed),
         ).confidence_interval  # fmt: skip
     return float(found.low), float(found.high)
+
+
+def ratio_name(cell: Cell) -> str:
+    """Say what the ratio of a cell is of and to."""
+    ratio = cell.ratio or {}
+    if ratio["of"] == "median_at":
+        return f"median {NORMS[cell.norm or 'l2']} at {ratio['mark']:,} / that of {ratio['row']}"
+    return f"{NORMS.get(ratio['of'], ratio['of'])} / that of {ratio['row']}"
+
+
+def ratio_column(cell: Cell, name: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Lay out the ratio to one baseline, where a cell has it.
+
+    Args:
+        cell: a line of the table.
+        name: of the ratio, see :func:`ratio_name`.
+
+    Returns:
+        head of a column -> text: ours, and the paper's.
+    """
+    ours = cell.ratio if cell.ratio and ratio_name(cell) == name else None
+    paper = None if ours is None else ours["reported"]
+    text = interval_text(ours, "value")
+    if ours is not None and text != NO_VALUE:
+        text += f", n {ours['n']:,}"
+    return {f"{name} [95 % CI]": text}, {name: number_text(paper, ".3g")}
+
+
+def interval_text(told: Mapping[str, Any] | None, value: str) -> str:
+    """Write a number to three or four digits, as large or small as it is, with its interval where it has one."""
+    if told is None or told[value] is None:
+        return NO_VALUE
+    high = "inf" if told["high"] is None else f"{told['high']:.3g}"
+    ends = "" if told["low"] is None else f" [{told['low']:.3g}, {high}]"
+    return f"{told[value]:.4g}{ends}"

@@ -225,9 +225,10 @@ def _resolve_evaluation(name: str, stage: Stage, experiment: Experiment, before:
         parsed.config_init = parsed.parser.instantiate(parsed.config)
     except (ValueError, TypeError) as error:
         raise ValueError(explain(str(error), [])) from error
-    parsed.victim_options = VictimOptions(**parsed.resolved["victim"])
-    if victim is None:
-        check_victim(parsed.victim_options)
+    if "victim" in parsed.resolved:
+        parsed.victim_options = VictimOptions(**parsed.resolved["victim"])
+        if victim is None:
+            check_victim(parsed.victim_options)
     settings = parsed.outcome_settings()
     if victim is None and stage.tuned is not None:
         _check_same_victim(stage.tuned, before[stage.tuned].settings["victim"], settings["victim"])

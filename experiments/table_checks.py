@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from experiments.experiment import COLUMNS, Experiment, Job, LossAxis, Scale
+from experiments.experiment import COLUMNS, Experiment, Figure, Job, LossAxis, Scale
 
 # What a row of each kind of table may report.
 REPORTING: dict[str, Job] = {"attack": "attack", "certificate": "certify", "study": "study"}
@@ -14,10 +14,19 @@ REPORTING: dict[str, Job] = {"attack": "attack", "certificate": "certify", "stud
 PICTURES = {
     "attack": ("success", "success_vs", "queries_vs", "lines", "transfer", "strip", "distortion", "within"),
     "certificate": ("certified",),
-    "study": ("study", "reconstructions", "losses", "figures"),
+    "study": ("study", "reconstructions", "losses", "figures", "maps"),
 }
-# Pictures of the rows of one study, and that study.
-STUDIES = {"reconstructions": "reconstruction", "losses": "optimization", "figures": "optimization"}
+# Studies of optimizers.
+OPTIMIZERS = ("optimization", "similarity", "synthetic")
+# Pictures of the rows of some studies, and those studies.
+STUDIES = {
+    "reconstructions": ("reconstruction",),
+    "losses": OPTIMIZERS,
+    "figures": OPTIMIZERS,
+    "maps": ("trace",),
+}
+# What a ratio to another row can be of.
+RATIOS = {"attack": ("l1", "l2", "linf", "median_at"), "certificate": (), "study": get_args(Figure)}
 # Those that are drawn over a setting.
 OVER = ("success_vs", "queries_vs", "lines", "figures")
 # Columns of distances at numbers of queries.
@@ -87,12 +96,12 @@ def _check_pictures(experiment: Experiment, methods: set[str]) -> None:
                 f"pictures.{name}.over: losses are over {' or '.join(get_args(LossAxis))}, got {picture.over!r}"
             )
         drawn = [row for row in experiment.rows if not picture.rows or row.method in picture.rows]
-        study = STUDIES.get(picture.kind)
-        others = [row.method for row in drawn if study and experiment.stages[row.stage].study != study]
-        if others:
+        studies = STUDIES.get(picture.kind)
+        others = [row.method for row in drawn if studies and experiment.stages[row.stage].study not in studies]
+        if studies and others:
             raise ValueError(
-                f"pictures.{name}.rows: kind {picture.kind} draws rows whose stages have study: {study}, which "
-                f"{others[0]!r} is none of: name those alone"
+                f"pictures.{name}.rows: kind {picture.kind} draws rows whose stages have study: "
+                f"{' or '.join(studies)}, which {others[0]!r} is none of: name those alone"
             )
         if (picture.kind == "strip") != (picture.images is not None) or (picture.images or 1) < 1:
             raise ValueError(
@@ -120,10 +129,19 @@ def _check_comparisons(experiment: Experiment) -> None:
             )
         if (ratio := row.ratio_to) is None:
             continue
-        if experiment.kind != "attack":
-            raise ValueError(f"{where}.ratio_to: only attacks have distances")
+        if ratio.of not in (fit := RATIOS[experiment.kind]):
+            raise ValueError(
+                f"{where}.ratio_to.of: {ratio.of!r} does not fit a table of kind {experiment.kind}, which has "
+                f"{', '.join(fit) or 'none'}"
+            )
         if ratio.row not in rows or rows[ratio.row] is row:
             raise ValueError(f"{where}.ratio_to.row: {ratio.row!r} is no other row's method")
+        for method in (row.method, ratio.row) if experiment.kind == "study" else ():
+            if experiment.stages[rows[method].stage].study not in OPTIMIZERS:
+                raise ValueError(
+                    f"{where}.ratio_to: it is of rows whose stages have study: {' or '.join(OPTIMIZERS)}, which "
+                    f"{method!r} is none of"
+                )
         if rows[ratio.row].case != row.case:
             raise ValueError(f"{where}.ratio_to.row: {ratio.row!r} is of another case: give both rows the same")
     if experiment.kind != "attack" and experiment.columns != list(COLUMNS):

@@ -8,13 +8,13 @@ import pandas as pd
 from experiments.cells import Cell, CellKind
 from experiments.experiment import COLUMNS, Column
 from experiments.optimizations import figures_table
+from experiments.ratios import NORMS, interval_text, ratio_column, ratio_name
 from experiments.reconstructions import study_table
 from zeroth.records import certificate_frame, markdown_table
 from zeroth.records.tables import NO_VALUE, mean_text, number_text, rate_text
 
 WON = "won / attacked"
 SUCCESS, FIRST, SPENT = "success % [95 % CI]", "queries to success [95 % CI]", "queries spent [95 % CI]"
-NORMS = {"l0": "l_0", "l1": "l_1", "l2": "l_2", "linf": "l_inf"}
 # With more victims than this a caption would name nothing else.
 MANY_VICTIMS = 4
 # What ratios are of, and whether that is medians.
@@ -43,12 +43,16 @@ def table_markdown(kind: CellKind, paper: str, cells: Sequence[Cell], columns: S
         columns: what a table of attacks shows.
     """
     if kind == "study":
-        bootstrap = "95 % intervals: bootstrap over the images"
-        if all("figures" in cell.measured for cell in cells):
+        bootstrap = f"95 % intervals: bootstrap over the {_unit(cells[0])}"
+        if any(cell.ratio for cell in cells):
+            bootstrap += "; ratios are of the means over the n that both lines measured"
+        if all("summary" in cell.measured for cell in cells):
             frame = figures_table(cells)
         else:
             frame = study_table(cells) if any(cell.reported for cell in cells) else None
-        caption = [_images(cells), _victims(cells), bootstrap]
+        victims = [_victims(cells)] if any(cell.subject["name"] for cell in cells) else []
+        intervals = any("low" in line for cell in cells for line in cell.measured["lines"])
+        caption = [_images(cells), *victims, *([bootstrap] if intervals else [])]
     elif kind == "attack":
         frame, caption = attack_table(cells, columns), _attack_caption(cells, columns)
     else:
@@ -68,11 +72,11 @@ def attack_table(cells: Sequence[Cell], columns: Sequence[Column] = COLUMNS) -> 
         cells: the lines.
         columns: what is shown, beside the images won; ratios to baselines follow wherever a cell has one.
     """
-    ratios = list(dict.fromkeys(_ratio_name(cell) for cell in cells if cell.ratio))
+    ratios = list(dict.fromkeys(ratio_name(cell) for cell in cells if cell.ratio))
     rows = []
     for cell in cells:
         told, shown = cell.measured, [_column(cell, column) for column in columns]
-        compared = [_ratio_column(cell, name) for name in ratios]
+        compared = [ratio_column(cell, name) for name in ratios]
         rows.append(
             {
                 "method": cell.method,
@@ -98,7 +102,7 @@ def _column(cell: Cell, column: Column) -> tuple[dict[str, str], dict[str, str]]
         }
     if column == "queries":
         return {SPENT: mean_text(told[column]), "median spent": number_text(told[column]["median"], ",.0f")}, {}
-    text = _interval_text((cell.distances or {}).get(column), "mean")
+    text = interval_text((cell.distances or {}).get(column), "mean")
     return {f"{NORMS[column]} [95 % CI]": text}, {NORMS[column]: number_text(paper, ".4g")}
 
 
@@ -114,40 +118,13 @@ def _columns_at(cell: Cell, column: Column, paper: Mapping[str, Any]) -> tuple[d
             theirs[name] = _percent(reported)
         elif column == "mean_at":
             some = f", n {told['n_found']:,}" if 0 < told["n_found"] < told["n"] else ""
-            ours[f"mean {norm} {where} [95 % CI]"] = _interval_text(told, "mean") + some
+            ours[f"mean {norm} {where} [95 % CI]"] = interval_text(told, "mean") + some
             theirs[f"mean {norm} {where}"] = number_text(reported, ".4g")
         else:
             infinite = told["n"] and told["median"] is None
             ours[f"median {norm} {where}"] = "inf" if infinite else number_text(told["median"], ".4g")
             theirs[f"median {norm} {where}"] = number_text(reported, ".4g")
     return ours, theirs
-
-
-def _ratio_name(cell: Cell) -> str:
-    """What a ratio is of and to."""
-    ratio = cell.ratio or {}
-    if ratio["of"] == "median_at":
-        return f"median {NORMS[cell.norm or 'l2']} at {ratio['mark']:,} / that of {ratio['row']}"
-    return f"{NORMS[ratio['of']]} / that of {ratio['row']}"
-
-
-def _ratio_column(cell: Cell, name: str) -> tuple[dict[str, str], dict[str, str]]:
-    """As :func:`_column`, of the ratio to one baseline."""
-    ours = cell.ratio if cell.ratio and _ratio_name(cell) == name else None
-    paper = None if ours is None else ours["reported"]
-    text = _interval_text(ours, "value")
-    if ours is not None and text != NO_VALUE:
-        text += f", n {ours['n']:,}"
-    return {f"{name} [95 % CI]": text}, {name: number_text(paper, ".3g")}
-
-
-def _interval_text(told: Mapping[str, Any] | None, value: str) -> str:
-    """A number to three or four digits, as large or small as it is, with its interval where it has one."""
-    if told is None or told[value] is None:
-        return NO_VALUE
-    high = "inf" if told["high"] is None else f"{told['high']:.3g}"
-    ends = "" if told["low"] is None else f" [{told['low']:.3g}, {high}]"
-    return f"{told[value]:.4g}{ends}"
 
 
 def certificate_table(cells: Sequence[Cell]) -> pd.DataFrame:
@@ -242,11 +219,18 @@ def _certificate_caption(cells: Sequence[Cell]) -> list[str]:
 def _images(cells: Sequence[Cell]) -> str:
     def images(cell: Cell) -> str:
         told = cell.images
+        if _unit(cell) == "problems":
+            return f"{told['count']:,} problems of {cell.dataset}"
         every = f", one in {told['stride']}" if told["stride"] > 1 else ""
         start = f", from place {told['start']} on" if told["start"] else ""
         return f"{told['count']:,} images of {cell.dataset} ({told['split']} split{every}{start})"
 
     return _distinct(cells, images)
+
+
+def _unit(cell: Cell) -> str:
+    """What the figures of a cell are means over: problems that are no images come from no split of a dataset."""
+    return "images" if "split" in cell.images else "problems"
 
 
 def _victims(cells: Sequence[Cell]) -> str:

@@ -67,4 +67,4 @@ def reworded(page: Page, cells: Sequence[Cell], experiment: Experiment, folder: 
         )
         for row in experiment.rows
     ]
-    return new, compared(said, experiment, folder) if page.kind == "attack" else said
+    return new, compared(said, experiment, folder)

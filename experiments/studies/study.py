@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 
 from callbacks.lineage import write_lineage
@@ -38,7 +38,7 @@ def curve(name: str, values: ArrayLike, seed: int) -> dict[str, Any]:
     """
     table = np.asarray(values, float)
     if len(table) < 2:
-        raise ValueError(f"{len(table)} images are left to measure, an interval needs 2: raise images.count")
+        raise ValueError(f"{len(table)} are left to measure, an interval needs 2: raise images.count, or data.test")
     resampling = Bootstrap(seed=seed, resamples=RESAMPLES)
     low, high = zip(*(resampling.interval(column) for column in table.T), strict=True)
     return {"name": name, "values": table.mean(0).tolist(), "low": list(low), "high": list(high)}
@@ -82,11 +82,15 @@ class StudyCLI(EvaluationCLI):
 
     Attributes:
         study: name of its module.
+        unit: what it averages over.
+        nothing: what is said where there is nothing to average.
     """
 
     job = "study"
+    unit: ClassVar[str] = "images"
     batch_help = "a killed study measures all of them again"
     study: ClassVar[str]
+    nothing: ClassVar[str] = "the victim gets none of the selected images right: nothing is left to measure"
 
     def method_name(self) -> str:
         """The study."""
@@ -118,17 +122,17 @@ class StudyCLI(EvaluationCLI):
         write_lineage(self.folder, self.job, self.settings, [*self.parents(), *parents_in(self.settings)])
         runs = runs_of(self.trainer)
         log_config(runs, self.resolved)
-        predictions = self.trainer.predict(self.task, datamodule=self.data, return_predictions=True)
+        predictions = self.trainer.predict(self.task, datamodule=self.source(), return_predictions=True)
         batches = [batch for batch in predictions or [] if batch]
         if not batches:
-            raise ValueError("the victim gets none of the selected images right: nothing is left to measure")
+            raise ValueError(self.nothing)
         values = {name: torch.cat([batch[name] for batch in batches]).numpy() for name in batches[0]}
         told = {
             "study": self.study,
             "n": len(next(iter(values.values()))),
             "queries": self.task.queries,
             "seed": self.config.seed,
-            "images": self.resolved["images"],
+            "images": self.resolved.get("images"),
             "checkpoint_sha256": next((parent["sha256"] for parent in self.parents()), None),
             "settings": self.settings,
             **self.measured(values),
@@ -139,8 +143,12 @@ class StudyCLI(EvaluationCLI):
         console.print(rich_table(pd.DataFrame({axis: marks, **means}).map("{:.4g}".format)))
         for note in told["notes"]:
             console.print(note)
-        console.print(f"{told['n']} images, {told['queries']:,} queries; {place}", soft_wrap=True)
+        console.print(f"{told['n']} {self.unit}, {told['queries']:,} queries; {place}", soft_wrap=True)
         log_curve(runs, axis, marks, means)
+
+    def source(self) -> LightningDataModule:
+        """Return what is measured."""
+        return self.data
 
     @abstractmethod
     def measured(self, values: dict[str, np.ndarray]) -> dict[str, Any]:

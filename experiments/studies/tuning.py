@@ -31,7 +31,7 @@ class Tuning:
         values: argument of the rule -> its values, in this order, e.g. ``{delta: [0.01, 0.1, 1, 10, 100, 1000]}``, the
             paper's.
         line: factors of the first argument's best value, tried next; the paper's "linear range".
-        problems: n attacks, on images of the validation split: those that configs/optimizer/ trains networks on.
+        problems: n. Attacks are on images of the validation split: those that configs/optimizer/ trains networks on.
 
     Raises:
         ValueError: an argument without values, a line without an argument or with a factor that is not positive, or
@@ -70,7 +70,7 @@ def tune(
     Args:
         tuning: what is tried.
         described: the rule's class_path and init_args.
-        problems: n of them, from their starting points.
+        problems: the first n of them are taken, from their starting points.
         trials: a row a trial, made here or by a start that was killed: ``index``, its number, ``arguments``, ``loss``,
             None where a problem diverged, and ``queries``.
         iterations: T.
@@ -82,7 +82,7 @@ def tune(
             if row["arguments"] == arguments:
                 return math.inf if row["loss"] is None else float(row["loss"])
         rule, before = rule_of(described, arguments).eval().to(problems.device), problems.queries
-        curves = minimize(rule, problems, torch.arange(problems.count), iterations=iterations, seed=seed)
+        curves = minimize(rule, problems, torch.arange(tuning.problems), iterations=iterations, seed=seed)
         loss, asked = float(curves.losses[:, -1].double().mean()), problems.queries - before
         told = {"arguments": arguments, "loss": loss if math.isfinite(loss) else None, "queries": asked}
         trials.append([{"index": len(trials), **told}])

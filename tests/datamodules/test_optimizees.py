@@ -47,13 +47,20 @@ def test_synthetic_problems_are_apart(kind, of):
     problems = {split: data.problems(split) for split in SPLITS}
     assert [held.indices.tolist() for held in problems.values()] == [[0, 1, 2, 3], [4, 5, 6], [7, 8]]
     assert all(isinstance(held, of) and held.dimension == 3 for held in problems.values())
+    again = data.problems("test", seed=5)
+    points = problems["test"].start.unsqueeze(1)
+    assert not torch.equal(again.start, problems["test"].start)  # of the same problems
+    assert torch.equal(
+        again.evaluate(points, torch.arange(2), None), problems["test"].evaluate(points, torch.arange(2), None)
+    )
 
 
 def test_loaders_give_rows_of_problems_and_turns_of_windows():
     data = QuadraticOptimizees(train=4, val=5, test=2, windows=6, batch_size=3)
     assert len(data.train_dataloader()) == 6
     assert [batch["index"].tolist() for batch in data.val_dataloader()] == [[0, 1, 2], [3, 4]]
-    assert [batch["index"].tolist() for batch in data.test_dataloader()] == [[0, 1]]
+    for loader in (data.test_dataloader(), data.predict_dataloader()):
+        assert [batch["index"].tolist() for batch in loader] == [[0, 1]]
     state = torch.get_rng_state()
     list(data.train_dataloader())
     assert torch.equal(torch.get_rng_state(), state)  # nobody else's draws move

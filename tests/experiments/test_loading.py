@@ -136,12 +136,63 @@ def test_losses_are_pictured_of_their_study_alone_over_iterations_or_queries(tmp
     told = {"kind": "study", "rows": rows, "stages": stages}
     for picture in ({"kind": "losses", "over": "queries"}, {"kind": "figures", "over": "rule.delta"}):
         assert loaded(tmp_path, **told, pictures={"p": {**picture, "rows": ["SGD"]}}).pictures["p"].rows == ["SGD"]
-        with pytest.raises(ValueError, match=r"whose stages have study: optimization, which 'a curve' is none of"):
+        with pytest.raises(
+            ValueError, match=r"whose stages have study: optimization or similarity or synthetic, which 'a curve' is"
+        ):
             loaded(tmp_path, **told, pictures={"p": picture})
     with pytest.raises(ValueError, match=r"pictures\.p\.over: losses are over iterations or queries, got 'time'"):
         loaded(tmp_path, **told, pictures={"p": {"kind": "losses", "over": "time", "rows": ["SGD"]}})
     with pytest.raises(ValueError, match=r"pictures\.p\.over: kinds .*, losses, and no other, need it"):
         loaded(tmp_path, **told, pictures={"p": {"kind": "losses", "rows": ["SGD"]}})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"row": "SGD", "of": "final loss"}, None),
+        (
+            {"row": "SGD", "of": "l2"},
+            r"rows\[0\]\.ratio_to\.of: 'l2' does not fit a table of kind study, which has f",
+        ),
+        ({"row": "LSTM", "of": "final loss"}, r"rows\[0\]\.ratio_to\.row: 'LSTM' is no other row's method"),
+        (
+            {"row": "a curve", "of": "final loss"},
+            r"rows\[0\]\.ratio_to: .* study: optimization or similarity or synthetic, which 'a curve'",
+        ),
+        ({"row": "SGD", "of": "loss"}, r"rows\[0\]\.ratio_to: .*loss"),
+    ],
+)
+def test_a_ratio_of_studies_is_of_a_figure_of_optimizers(tmp_path, change, message):
+    study = {"job": "study", "study": "optimization", "victim": "victim"}
+    stages = {**WITH_A_STUDY, "sgd": study, "lstm": study}
+    rows = [{"method": method, "stage": stage} for method, stage in (("LSTM", "lstm"), ("SGD", "sgd"))]
+    rows = [rows[0] | {"ratio_to": change}, rows[1], {"method": "a curve", "stage": "curve"}]
+    told = {"kind": "study", "rows": rows, "stages": stages, "pictures": {}}
+    if message is None:
+        assert loaded(tmp_path, **told).rows[0].ratio_to.of == "final loss"
+        return
+    with pytest.raises(ValueError, match=message):
+        loaded(tmp_path, **told)
+
+
+def test_a_ratio_of_attacks_is_of_distances(tmp_path):
+    rows = [
+        {"method": "a", "stage": "zo", "ratio_to": {"row": "b", "of": "final loss"}},
+        {"method": "b", "stage": "nes"},
+    ]
+    with pytest.raises(
+        ValueError, match=r"ratio_to\.of: 'final loss' does not fit a table of kind attack, which has l"
+    ):
+        loaded(tmp_path, rows=rows, pictures={})
+
+
+def test_the_study_of_synthetic_problems_has_no_victim(tmp_path):
+    stage = {"job": "study", "study": "synthetic"}
+    told = {"kind": "study", "rows": [{"method": "SGD", "stage": "sgd"}], "pictures": {}}
+    stages = {**tiny()["stages"], "sgd": stage}
+    assert loaded(tmp_path, **told, stages=stages).stages["sgd"].victim is None
+    with pytest.raises(ValueError, match=r"stages\.sgd\.victim 'victim' has no use here"):
+        loaded(tmp_path, **told, stages={**stages, "sgd": stage | {"victim": "victim"}})
 
 
 @pytest.mark.parametrize(

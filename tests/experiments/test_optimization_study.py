@@ -2,24 +2,17 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
-from experiments.building import build_cell
-from experiments.experiment import Picture
 from experiments.loading import load_experiment
-from experiments.optimizations import figures_table, losses_figure
-from experiments.pictures import draw_picture, source_hash
 from experiments.plan import make_plan
 from experiments.studies.image_rows import ImageRows
 from experiments.studies.optimization import OptimizationCLI, OptimizationTask
 from experiments.studies.tuning import Tuning, search
-from experiments.tables import table_markdown
-from tests.experiments.published import study_experiment
 from tests.runs import asked, counted, optimizer_checkpoint, run
 from tests.victims import Linear, Logging, random_linear
 from zeroth.estimators import CGE, RGE, LearnedSampling
@@ -59,7 +52,8 @@ def test_an_image_costs_its_check_and_what_the_optimizer_asks(name):
     found = task.predict_step(BATCH)
     assert victim.seen == task.queries == 6 + 5 * 3 * each
     assert found["losses"].shape == (5, 6) and found["success"].shape == (5, 1)
-    rows = task.measure(**{f"{field}s": BATCH[field] for field in ("image", "label")}, indices=BATCH["index"])
+    assert found["index"].tolist() == [[10], [11], [13], [14], [15]]
+    rows = task.measure(BATCH)
     assert [row["queries"] for row in rows] == [1 + 3 * each] * 2 + [1] + [1 + 3 * each] * 3
     assert [row["index"] for row in rows] == list(range(10, 16)) and "losses" not in rows[2]
 
@@ -89,8 +83,8 @@ def test_optimizers_start_at_the_same_points_and_images_stand_alone():
     one, two = first.predict_step(BATCH), second.predict_step(BATCH)
     assert torch.equal(one["losses"][:, 0], two["losses"][:, 0])
     assert not torch.equal(one["losses"][:, 1], two["losses"][:, 1])
-    rows = first.measure(IMAGES, LABELS, BATCH["index"])
-    alone = first.measure(IMAGES[4:5], LABELS[4:5], BATCH["index"][4:5])
+    rows = first.measure(BATCH)
+    alone = first.measure({name: values[4:5] for name, values in BATCH.items()})
     assert alone == rows[4:5] and min(rows[4]["spread"]) > 0  # the trials are not one another's copies
 
 
@@ -104,7 +98,7 @@ class Erring(ZOSGD):
 def test_an_image_of_which_a_trial_diverges_is_told_and_left_out():
     rule = {"delta": 0.1, "estimator": RGE(q=3, mu=1e-3)}
     task, whole = (OptimizationTask(NET, kind(**rule), iterations=5, trials=2) for kind in (Erring, ZOSGD))
-    rows, others = (one.measure(IMAGES, LABELS, BATCH["index"]) for one in (task, whole))
+    rows, others = (one.measure(BATCH) for one in (task, whole))
     assert rows[1] == {"index": 11, "label": int(LABELS[1]), "queries": 1 + 2 * 21, "diverged": 2}
     assert rows[:1] + rows[2:] == others[:1] + others[2:] and len(task.predict_step(BATCH)["losses"]) == 4
     broken = learned()
@@ -182,9 +176,11 @@ def test_the_command_tunes_then_measures_and_goes_on_where_it_was_killed(tmp_pat
     right = [json.loads(row) for row in rows[1:] if "losses" in row]
     assert told["n"] == len(right) and told["queries"] == 7 + len(right) * 2 * 13
     assert told["asked"] == [0, 3, 6, 9, 12] and told["x"]["values"] == [0, 1, 2, 3, 4]
-    figures = {figure["name"]: figure["values"][0] for figure in told["figures"]}
+    figures = {figure["name"]: figure["values"][0] for figure in told["summary"]}
     final = [row["losses"][-1] for row in right]
     assert figures["final loss"] == pytest.approx(sum(final) / len(final))
+    assert told["by_index"]["final loss"] == final and told["by_index"]["index"] == [row["index"] for row in right]
+    assert list(told["by_index"]) == ["index", *figures]
     assert "4 trials on 3 training problems, 156 queries beside" in told["notes"][-1]
     before = asked(tmp_path / "log")
     run(OptimizationCLI, *words)
@@ -214,64 +210,16 @@ def test_an_argument_that_the_rule_does_not_take_is_refused_at_the_start(tmp_pat
     assert "trials must be at least 1, got 0" in line
 
 
-def cell(method, loss, delta=None):
-    line = {"name": "loss", "values": [2.0, loss], "low": [1.5, loss - 0.5], "high": [2.5, loss + 0.5]}
-    figure = {"name": "final loss", "values": [loss], "low": [loss - 0.5], "high": [loss + 0.5]}
-    told = {"n": 9, "lines": [line], "figures": [figure], "x": {"values": [0, 1]}, "asked": [0, 21]}
-    return SimpleNamespace(method=method, measured=told | ({"tuning": {"chosen": delta}} if delta else {}))
-
-
-def test_figures_stand_in_a_table_and_losses_in_a_picture():
-    cells = [cell("ZO-LSTM", 1.0), cell("ZO-ADAM", 1.25, {"delta": 8.0, "betas": [0.9, 0.996]})]
-    table = figures_table(cells)
-    assert table.to_numpy().tolist() == [
-        ["ZO-LSTM", "9", "1 [0.5, 1.5]", "-"],
-        ["ZO-ADAM", "9", "1.25 [0.75, 1.75]", "delta 8, betas 0.9 0.996"],
-    ]
-    assert list(figures_table(cells[:1])) == ["method", "n", "final loss [95 % CI]"]
-    for over, last in (("iterations", 1), ("queries", 21)):
-        (axes,) = losses_figure(cells, over).get_axes()
-        ends = {(float(line.get_xdata()[-1]), float(line.get_ydata()[-1])) for line in axes.get_lines()}
-        assert ends >= {(last, 1.0), (last, 1.25)}
-    other = cell("other", 1.0)
-    other.measured["figures"][0]["name"] = "area"
-    with pytest.raises(ValueError, match="other has other figures than ZO-LSTM: measure it anew"):
-        figures_table([cells[0], other])
-
-
-def study_cells(tmp_path):
-    """Published studies of two optimizers at sizes of 4, 16 and 64 coordinates."""
-    figures = [
-        {"name": name, "values": [level], "low": [level - 0.1], "high": [level + 0.1]}
-        for name, level in (("final loss", 2.0), ("success", 0.5))
-    ]
-    experiment, plan = study_experiment(tmp_path / "runs", figures=figures, asked=[0, 21, 42])
-    base = build_cell(experiment, plan, experiment.rows[0], tmp_path)
-    for name in ("SGD", "ADAM"):
-        for side in (8, 2, 4):
-            settings = {**base.config["settings"], "size": [side, side], "rule.class_path": name}
-            yield replace(base, method=f"{name}, {side}", config={**base.config, "settings": settings})
-
-
-def test_figures_are_drawn_against_a_size_and_losses_of_published_cells(tmp_path):
-    cells = list(study_cells(tmp_path))
-    figure = draw_picture(Picture("figures", over="size"), cells, tmp_path)
-    assert [axes.get_ylabel() for axes in figure.axes] == ["final loss", "success"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["SGD", "ADAM"]
-    for axes, value in zip(figure.axes, (2.0, 0.5), strict=True):
-        drawn = [line for line in axes.lines if line.get_marker() == "o"]
-        assert [line.get_xdata().tolist() for line in drawn] == [[4, 16, 64]] * 2 and axes.get_xscale() == "log"
-        assert {y for line in drawn for y in line.get_ydata()} == {value}
-    picture = Picture("losses", over="queries")
-    (axes,) = draw_picture(picture, cells[:1], tmp_path).axes
-    assert axes.lines[0].get_xdata().tolist() == [0, 21, 42] and axes.lines[0].get_ydata().tolist() == [3, 2, 1]
-    assert source_hash(picture, cells[:1]) != source_hash(Picture("losses", over="iterations"), cells[:1])
-    table = table_markdown("study", "Somebody", cells)
-    assert "final loss [95 % CI]" in table and "2 [1.9, 2.1]" in table
-    with pytest.raises(ValueError, match="size of SGD, 8 is 'small': only numbers can stand on an axis"):
-        settings = {**cells[0].config["settings"], "size": "small"}
-        wrong = replace(cells[0], config={**cells[0].config, "settings": settings})
-        draw_picture(Picture("figures", over="size"), [wrong], tmp_path)
+def test_trainings_of_equal_queries_ask_as_much():
+    """A step of a window asks q + 1 and what the meta-gradient needs; other trainings have as many windows."""
+    experiment = load_experiment(FIGURE.with_name("meta_gradients_digits.yaml"), "digits")
+    windows = yaml.safe_load((FIGURE.parents[2] / "optimizer/digits_attack.yaml").read_text())["data"]["init_args"]
+    each = {"autograd": 21 + 1, "pes_queries": 2 * (21 + 1), "es_queries": 3 * 21 + 2}
+    asked = {}
+    for name, queries in each.items():
+        options = experiment.stages[name].options
+        asked[name] = queries * options.get("data.init_args.windows", windows["windows"])
+    assert asked["pes_queries"] == asked["autograd"] == pytest.approx(asked["es_queries"], rel=0.01)
 
 
 def test_the_figure_of_the_paper_is_planned():

@@ -137,7 +137,7 @@ def test_curve_is_the_mean_with_an_interval_inside_the_range():
     assert told["low"][1] == told["high"][1] == 0.25
     assert told["low"][2] == 0 < told["values"][2] < told["high"][2] < 0.02
     assert told == curve("a", values, seed=1)
-    with pytest.raises(ValueError, match="1 images are left"):
+    with pytest.raises(ValueError, match="1 are left to measure"):
         curve("a", values[:1], seed=1)
 
 

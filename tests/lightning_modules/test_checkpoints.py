@@ -172,7 +172,7 @@ def test_published_weights_are_not_fetched_again_for_a_checkpoint(
     assert_plain(torch.load(tmp_path / "a.ckpt")["hyper_parameters"])
 
 
-TRAINED = ["CIFARResNet", "CarliniWagnerCNN", "DigitsCNN", "TorchvisionClassifier", "VGG16BN"]
+TRAINED = ["CIFARResNet", "CarliniWagnerCNN", "DigitsCNN", "LeNet", "TorchvisionClassifier", "VGG16BN"]
 
 
 @pytest.mark.parametrize("name", TRAINED)

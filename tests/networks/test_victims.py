@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 import zeroth.networks
-from zeroth.networks import VGG16BN, CarliniWagnerCNN, CIFARResNet, DigitsCNN, TorchvisionClassifier
+from zeroth.networks import VGG16BN, CarliniWagnerCNN, CIFARResNet, DigitsCNN, LeNet, TorchvisionClassifier
 
 VICTIMS = [
     (DigitsCNN(num_classes=7), (1, 8, 8), 7),
     (CarliniWagnerCNN(), (1, 28, 28), 10),
+    (LeNet(num_classes=6), (1, 28, 28), 6),
     (CarliniWagnerCNN(batch_norm=True, num_classes=4), (1, 28, 28), 4),
     (CarliniWagnerCNN(image_shape=(3, 32, 32), channels=(64, 128), hidden=256), (3, 32, 32), 10),
     (CIFARResNet(depth=20, num_classes=100), (3, 32, 32), 100),
@@ -34,6 +35,6 @@ def test_logits_of_an_image_depend_on_that_image_alone(
 
 
 def test_every_file_offers_its_classes_by_name() -> None:
-    assert {"CIFARResNet", "CarliniWagnerCNN", "DigitsCNN", "TorchvisionClassifier", "VGG16BN"} <= set(
+    assert {"CIFARResNet", "CarliniWagnerCNN", "DigitsCNN", "LeNet", "TorchvisionClassifier", "VGG16BN"} <= set(
         zeroth.networks.__all__
     )

@@ -3,7 +3,7 @@
 Shapes: n problems, T iterations, d coordinates.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,9 @@ from zeroth.estimators.estimator import Draw
 from zeroth.optimizers.zeroth_order import State, Step, ZerothOrder
 from zeroth.oracles import ImageStreams
 from zeroth.problems.problems import Problems
+
+# Is shown the points (n, d) before an iteration, and the iteration.
+Watch = Callable[[Tensor, Step], None]
 
 
 @dataclass
@@ -81,7 +84,15 @@ def unroll(
 
 
 @torch.no_grad()
-def minimize(rule: ZerothOrder, problems: Problems, rows: Tensor, *, iterations: int, seed: int) -> Curves:
+def minimize(
+    rule: ZerothOrder,
+    problems: Problems,
+    rows: Tensor,
+    *,
+    iterations: int,
+    seed: int,
+    watch: Watch | None = None,
+) -> Curves:
     """Run an optimizer from the problems' starting points on.
 
     Args:
@@ -90,6 +101,7 @@ def minimize(rule: ZerothOrder, problems: Problems, rows: Tensor, *, iterations:
         rows: (n,) int64.
         iterations: T.
         seed: decides the directions; those of a problem depend on its index, not on its neighbours.
+        watch: looks on; what it asks of the problems is counted as theirs.
     """
     theta, state = problems.start[rows.to(problems.device)], rule.begin(len(rows), problems.dimension, problems.device)
     streams = ImageStreams(seed, problems.indices[rows.cpu()], problems.device)
@@ -102,6 +114,8 @@ def minimize(rule: ZerothOrder, problems: Problems, rows: Tensor, *, iterations:
     for step in _steps(
         rule, problems, rows, theta, state, ages, iterations, lambda shape: streams.randn(everyone, shape)
     ):
+        if watch is not None:
+            watch(theta, step)
         theta = step.theta
         thetas.append(theta)
         losses.append(problems.loss(theta, rows) if beside else step.value)
