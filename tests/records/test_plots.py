@@ -117,6 +117,14 @@ def test_distortion_is_the_median_with_quartiles():
     assert own.axes[0].get_ylabel().startswith("elastic-net distance")
 
 
+def test_distances_of_several_sizes_stand_on_a_log_axis():
+    axes = distortion_figure({"a": ([1, 100], [[16.0, 20.0, 24.0], [1.0, 2.0, 3.0]])}).axes[0]
+    assert axes.get_yscale() == "log"
+    assert axes.get_ylim() == pytest.approx((0.95 * 1.5, 1.05 * 22))  # of the quartiles
+    near = distortion_figure({"a": ([1, 100], [[16.0, 20.0, 24.0], [2.0, 3.0, 4.0]])}).axes[0]
+    assert near.get_yscale() == "linear" and near.get_ylim()[0] == 0
+
+
 def test_an_image_without_a_point_is_at_infinity():
     inf = np.inf
     distances = [[inf, inf, inf, inf, inf], [inf, inf, inf, 2, 1], [inf, inf, 3, 2, 1], [4, 4, 3, 2, 1]]

@@ -60,7 +60,7 @@ def success_figure(runs: Mapping[str, pd.DataFrame], *, budget: int | None = Non
 
 
 def distortion_figure(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, distance: str = "l2") -> Figure:
-    """Median distance against queries, with the quartiles as a band.
+    """Median distance against queries, with the quartiles as a band; on a log axis where they span a decade.
 
     An image without an adversarial image yet is at infinite distance: the median starts where half of the images
     have one.
@@ -90,7 +90,15 @@ def distortion_figure(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], *, dist
     known = [marks[np.isfinite(quartiles).any(0)].min(initial=end) for marks, quartiles in spread.values()]
     earliest = min(known, default=end)
     query_axis(axes, _round_below(earliest) if earliest < end else 1, end)
-    axes.set_ylim(0, top)
+    least = min([q[np.isfinite(q)].min(initial=np.inf) for _, q in spread.values()], default=np.inf)
+    if 0 < 10 * least <= top:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(0.95 * least, top)
+    else:
+        axes.set_ylim(0, top)
     return finish(figure, axes, "best")
 
 
