@@ -105,26 +105,27 @@ def minimize(
     """
     theta, state = problems.start[rows.to(problems.device)], rule.begin(len(rows), problems.dimension, problems.device)
     streams = ImageStreams(seed, problems.indices[rows.cpu()], problems.device)
-    everyone, losses, thetas = torch.arange(len(rows)), [], [theta]
+    everyone, losses, reached = torch.arange(len(rows)), list[Tensor](), list[Tensor]()
+
+    def tell(point: Tensor, value: Tensor) -> None:
+        losses.append(value)
+        if (goal := problems.reached(value, point, rows)) is not None:
+            reached.append(goal)
+
     # The rule has asked for all losses but the last, unless it sees samples, or the surroundings of its points alone.
     beside = problems.stochastic or not rule.estimator.needs_value
-    if beside:
-        losses.append(problems.loss(theta, rows))
     ages = torch.zeros(len(rows), dtype=torch.int64)
     for step in _steps(
         rule, problems, rows, theta, state, ages, iterations, lambda shape: streams.randn(everyone, shape)
     ):
+        tell(theta, problems.loss(theta, rows) if beside else step.value)
         if watch is not None:
             watch(theta, step)
         theta = step.theta
-        thetas.append(theta)
-        losses.append(problems.loss(theta, rows) if beside else step.value)
-    if not beside:
-        losses.append(problems.loss(theta, rows))
+    tell(theta, problems.loss(theta, rows))
     queries = sum(rule.queries(problems.dimension, number) for number in range(iterations))
-    reached = [problems.reached(values, point, rows) for values, point in zip(losses, thetas, strict=True)]
-    goal = None if None in reached else torch.stack([told for told in reached if told is not None], 1)
-    return Curves(losses=torch.stack(losses, 1), theta=theta, queries=queries, reached=goal)
+    goals = torch.stack(reached, 1) if reached else None
+    return Curves(losses=torch.stack(losses, 1), theta=theta, queries=queries, reached=goals)
 
 
 def _steps(
