@@ -17,6 +17,7 @@ from benchmarks.defense import CASES as DEFENSES
 from benchmarks.defense import measure_step
 from benchmarks.harness import MIB, Cost, TimedVictim, floor_rate, measure, peak, reset_peak, sweep
 from benchmarks.label_attack import LABEL_ATTACKS, LEAST, Balanced, TimedSVMOPT, label_job
+from benchmarks.learned_optimizer import ASKED, optimizer_job
 from benchmarks.memory import CASES, measure_apart
 from zeroth.attacks.label import svm_opt
 from zeroth.attacks.score.zo_ngd import ZONGD
@@ -204,3 +205,13 @@ def test_a_step_of_a_defense_asks_what_its_estimator_says(estimator, each):
     cost = measure_step(DEFENSES[0], estimator, CPU, 2)
     assert cost.queries == 64 * each and cost.images == 64
     assert cost.floor > 0 and cost.seconds > 0
+
+
+@pytest.mark.parametrize("job", ASKED)
+def test_a_learned_optimizer_asks_what_its_rows_are_divided_by(job):
+    victim = TimedVictim(Slow(0.0))
+    optimizer_job(job, victim, SHAPE)(3, 3 * 40 * ASKED[job])
+    if job == "evaluation":  # and the loss at the last point
+        assert (victim.images, victim.differentiated) == (3 * (40 * 21 + 1), 0)
+    else:  # two windows, a gradient at each of their 20 points
+        assert (victim.images, victim.differentiated) == (2 * 20 * 3 * 22, 2 * 20 * 3)
