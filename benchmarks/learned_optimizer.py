@@ -1,6 +1,7 @@
 """A learned optimizer against the floor of its queries, in use and in training.
 
-``python -m benchmarks.learned_optimizer``. Random weights, images and labels do: a step asks the same of the victim whatever it answers.
+``python -m benchmarks.learned_optimizer``. Random weights, images and labels do: a step asks the same of the victim
+whatever it answers.
 
 Shapes: B problems at a time.
 """
