@@ -114,7 +114,7 @@ class OptimizerTraining(System):
         self._problems: dict[str, Problems] = {}
         self._trajectories: Trajectories | None = None
         self._windows = 0  # taken so far
-        self._asked_before = 0  # queries of earlier starts, over all processes
+        self._asked_before = 0  # queries of earlier starts
         self.dropped: Counter[int] = Counter()  # trajectories that were not finite, by the index of their problem
 
     @property
@@ -129,9 +129,8 @@ class OptimizerTraining(System):
 
     @property
     def queries(self) -> int:
-        """Values and gradients asked of the training and validation problems so far, by all processes."""
-        asked = sum(problems.queries for split, problems in self._problems.items() if split != "test")
-        return self._asked_before + asked * self.trainer.world_size
+        """Asked of training and validation problems by this process; the first has all those of earlier starts too."""
+        return self._asked_before + sum(held.queries for split, held in self._problems.items() if split != "test")
 
     def setup(self, stage: str) -> None:
         data = getattr(self.trainer, "datamodule", None)
@@ -171,8 +170,8 @@ class OptimizerTraining(System):
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
-        self.log("queries", float(self.queries))
-        self.log("dropped", float(self.dropped.total()), sync_dist=True, reduce_fx="sum")
+        for name, count in (("queries", self.queries), ("dropped", self.dropped.total())):
+            self.log(name, float(count), sync_dist=True, reduce_fx="sum")
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         if not self.trainer.sanity_checking:  # which would spend queries on nothing
@@ -196,22 +195,26 @@ class OptimizerTraining(System):
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = settings
         if self._trajectories is not None:
             held: Any = self._trajectories.plain()
+            books = [(self.queries, self.dropped)]
             if self.trainer.world_size > 1:  # called on all ranks, of which the first writes
                 held = self.all_gather(move_data_to_device(held, self.device))
                 held = apply_to_collection(held, Tensor, lambda tensor: tensor.flatten(0, 1).cpu())
+                books *= self.trainer.world_size
+                torch.distributed.all_gather_object(books, books[0])
             checkpoint["optimizer_training"] = {
                 "trajectories": held,
                 "windows": self._windows,
-                "queries": self.queries,
-                "dropped": dict(self.dropped),
+                "queries": sum(queries for queries, _ in books),
+                "dropped": dict(sum((dropped for _, dropped in books), Counter[int]())),
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         if held := checkpoint.get("optimizer_training"):
             self._trajectories = Trajectories.of_plain(held["trajectories"])
-            self._windows, self._asked_before = held["windows"], held["queries"]
-            self.dropped = Counter(held["dropped"])
+            self._windows = held["windows"]
+            if self.global_rank == 0:  # they are of all processes, over which they will be summed again
+                self._asked_before, self.dropped = held["queries"], Counter(held["dropped"])
 
     @property
     def _total(self) -> int:

@@ -1,10 +1,11 @@
-"""Training on two ranks (gloo): one rank's gradient on the joint batch, and a defense's queries over both."""
+"""Training on two ranks (gloo): one rank's steps on what both have, and queries counted over both."""
 
 import torch
 import torch.nn.functional as F
 
 from datamodules import Digits
-from tests import ddp_defense
+from datamodules.optimizees import QuadraticOptimizees
+from tests import ddp_defense, ddp_optimizer
 from tests.ddp_step import network
 from tests.runs import Counted, asked, start
 
@@ -48,3 +49,29 @@ def test_a_defense_on_two_ranks_counts_and_bounds_the_queries_of_both(tmp_path):
         labels = Counted(log=str(tmp_path / "other.log"))(torch.stack([item["image"] for item in items])).argmax(1)
         for told in both:
             assert torch.equal(told["targets"][[int(item["index"]) for item in items]], labels)
+
+
+def test_an_optimizer_on_two_ranks_takes_the_steps_of_one_and_goes_on_after_a_kill(tmp_path):
+    """Both have half of the slots; what is dropped is counted once, and no more often after another start."""
+    done = start("tests/ddp_optimizer.py", tmp_path)
+    assert done.returncode == 0, done.stderr
+    one, logged = ddp_optimizer.fit(QuadraticOptimizees, ddp_optimizer.SLOTS, 4, None)
+    told = {
+        (kind, name, rank): torch.load(tmp_path / f"{kind}-{name}{rank}.pt", weights_only=False)
+        for kind in ("QuadraticOptimizees", "Broken")
+        for name in ("whole", "again")
+        for rank in (0, 1)
+    }
+    for (kind, name, rank), held in told.items():
+        whole = told[kind, "whole", rank]
+        assert held["logged"] == whole["logged"] == told[kind, "whole", 0]["logged"]
+        assert all(torch.equal(value, whole["state"][key]) for key, value in held["state"].items())
+        if kind == "Broken":
+            assert held["logged"]["dropped"] > 1
+            continue
+        assert held["logged"] == logged, name
+        for key, value in one.rule.state_dict().items():
+            assert torch.allclose(held["state"][key], value, atol=1e-6), key
+        own = slice(rank * 3, rank * 3 + 3)
+        assert held["held"]["rows"].tolist() == one._trajectories.rows[own].tolist()
+        assert torch.allclose(held["held"]["copies"][0][0], one._trajectories.copies[0][0][own], atol=1e-5)
