@@ -144,7 +144,8 @@ class Picture:
             "attack.mu", whose value is a number, or a size (h, w), which stands at h w; for "losses", "iterations" or
             "queries".
         title: the caption in the generated page.
-        images: for "strip", how many of the first images are shown.
+        images: for "strip", how many of the first images are shown; for "losses", of how many of them the own curves
+            are, at most four, in place of the mean over all.
         threshold: for "within", the distance, in the norm of the attacks.
     """
 

@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from experiments.cells import Cell
 from experiments.ratios import ratio_column, ratio_interval, ratio_name
 from experiments.reconstructions import image_of, reconstructions_figure
 from zeroth.records import Bootstrap
-from zeroth.records.charts import setting_figure
+from zeroth.records.charts import setting_figure, setting_panels
 from zeroth.records.tables import NO_VALUE
 
 # Names of the x axis by what a picture of losses is over.
@@ -94,14 +96,38 @@ def by_index(cell: Cell, figure: str) -> "pd.Series[float]":
     return pd.Series(told[figure], index=told["index"])
 
 
-def losses_figure(cells: Sequence[Cell], over: str) -> Figure:
-    """Draw the mean loss of optimizers with its interval, over iterations or over the queries of a trial."""
-    lines = {}
+def losses_figure(cells: Sequence[Cell], over: str, images: int | None = None) -> Figure:
+    """Draw the loss of optimizers, over iterations or over the queries of a trial.
+
+    Args:
+        cells: studies of the same images, or problems.
+        over: "iterations" or "queries".
+        images: draw so many of them, a panel each: means over trials and their standard deviations. None for the mean
+            over all, with its interval.
+
+    Raises:
+        ValueError: a study tells the losses of other or fewer images.
+    """
+    at = {cell.method: cell.measured["asked"] if over == "queries" else cell.measured["x"]["values"] for cell in cells}
+    if images is None:
+        lines = {cell.method: cell.measured["lines"][0] for cell in cells}
+        tables = {
+            method: _band(at[method], line["values"], line["low"], line["high"]) for method, line in lines.items()
+        }
+        return setting_figure(tables, x=AXES[over], y="mean loss")
+    indices = cells[0].measured["single"]["index"][:images]
+    panels: dict[str, dict[str, pd.DataFrame]] = {f"loss, number {index}": {} for index in indices}
     for cell in cells:
-        line, marks = cell.measured["lines"][0], cell.measured["x"]["values"]
-        x = cell.measured["asked"] if over == "queries" else marks
-        lines[cell.method] = pd.DataFrame({"x": x, "value": line["values"], "low": line["low"], "high": line["high"]})
-    return setting_figure(lines, x=AXES[over], y="mean loss", log_x=False)
+        told = cell.measured["single"]
+        if told["index"][:images] != indices or len(indices) < images:
+            raise ValueError(
+                f"{cell.method} tells the losses of {told['index']}, of which the first {images} were to be those of "
+                f"{cells[0].method}: draw fewer, or measure it anew"
+            )
+        means, spreads = np.array(told["losses"]), np.array(told["spread"])
+        for tables, mean, spread in zip(panels.values(), means, spreads, strict=False):
+            tables[cell.method] = _band(at[cell.method], mean, mean - spread, mean + spread)
+    return setting_panels(panels, x=AXES[over])
 
 
 def maps_figure(cells: Sequence[Cell]) -> Figure:
@@ -122,6 +148,10 @@ def maps_figure(cells: Sequence[Cell]) -> Figure:
         for name, images in told["maps"].items():
             lines[f"{cell.method},\n{name}"] = [image_of(text, told["shape"]) for text in images]
     return reconstructions_figure(lines)
+
+
+def _band(x: Sequence[float], value: ArrayLike, low: ArrayLike, high: ArrayLike) -> pd.DataFrame:
+    return pd.DataFrame({"x": x, "value": value, "low": low, "high": high})
 
 
 def _plain(value: Any) -> str:

@@ -60,7 +60,7 @@ def draw_picture(picture: Picture, cells: Sequence[Cell], folder: Path) -> Figur
     if picture.kind == "maps":
         return maps_figure(chosen)
     if picture.kind == "losses":
-        return losses_figure(chosen, str(picture.over))
+        return losses_figure(chosen, str(picture.over), picture.images)
     if picture.kind == "transfer":
         return _transfer_figure(chosen)
     if picture.kind == "strip":
@@ -97,6 +97,8 @@ def source_hash(picture: Picture, cells: Sequence[Cell]) -> str:
     if picture.kind == "strip":
         shown = [None if cell.examples is None else cell.examples["sha256"] for cell in chosen_cells(picture, cells)]
         more = {"images": picture.images, "examples": shown}
+    if picture.kind == "losses" and picture.images:
+        more = {"images": picture.images}
     if picture.kind in CURVE_PICTURES:
         shown = [None if cell.curve is None else cell.curve["sha256"] for cell in chosen_cells(picture, cells)]
         more = {"threshold": picture.threshold, "curves": shown}

@@ -29,6 +29,8 @@ STUDIES = {
 RATIOS = {"attack": ("l1", "l2", "linf", "median_at"), "certificate": (), "study": get_args(Figure)}
 # Those that are drawn over a setting.
 OVER = ("success_vs", "queries_vs", "lines", "figures")
+# Those that show single images: losses may.
+PICTURED = ("strip", "losses")
 # Columns of distances at numbers of queries.
 AT_MARKS = ("median_at", "mean_at", "success_at")
 # Figures of the paper that a row may report; those of a study are its own.
@@ -103,10 +105,12 @@ def _check_pictures(experiment: Experiment, methods: set[str]) -> None:
                 f"pictures.{name}.rows: kind {picture.kind} draws rows whose stages have study: "
                 f"{' or '.join(studies)}, which {others[0]!r} is none of: name those alone"
             )
-        if (picture.kind == "strip") != (picture.images is not None) or (picture.images or 1) < 1:
+        if picture.images is None and picture.kind == "strip":
+            raise ValueError(f"pictures.{name}.images: kind strip must say how many images it shows")
+        if picture.images is not None and (picture.kind not in PICTURED or picture.images < 1):
             raise ValueError(
-                f"pictures.{name}.images: kind strip, and no other, says how many images it shows, at least 1; "
-                f"got {picture.images}"
+                f"pictures.{name}.images: kinds {' and '.join(PICTURED)}, and no other, say how many images they show, "
+                f"at least 1; got {picture.images}"
             )
         size = picture.threshold
         if (picture.kind == "within") != (size is not None) or (size is not None and size <= 0):

@@ -22,6 +22,8 @@ from zeroth.oracles.streams import derived_seed
 from zeroth.problems import Problems
 
 ROWS, TRIALS = "rows.jsonl", "tuning.jsonl"
+# Problems whose own curves study.json tells too.
+SINGLE = 4
 
 
 class OptimizerTask(EvaluationTask):
@@ -138,6 +140,7 @@ class OptimizerCLI(StudyCLI):
         """Average the losses over the problems, with intervals."""
         config = self.config_init
         losses, indices = values.pop("losses"), values.pop("index")
+        single = [row for row in self.task.rows or () if "losses" in row][:SINGLE]
         figures = {"final loss": losses[:, -1:], **values}
         told: dict[str, Any] = {
             "kind": "lines",
@@ -146,6 +149,7 @@ class OptimizerCLI(StudyCLI):
             "lines": [curve("loss", losses, config.seed)],
             "summary": [curve(name, figure, config.seed) for name, figure in figures.items()],
             "by_index": {name: column[:, 0].tolist() for name, column in {"index": indices, **figures}.items()},
+            "single": {key: [row[key] for row in single] for key in ("index", "losses", "spread")},
             "asked": self.task.asked(self.dimension()).tolist(),
             "notes": self._notes(),
         }

@@ -181,6 +181,7 @@ def test_the_command_tunes_then_measures_and_goes_on_where_it_was_killed(tmp_pat
     assert figures["final loss"] == pytest.approx(sum(final) / len(final))
     assert told["by_index"]["final loss"] == final and told["by_index"]["index"] == [row["index"] for row in right]
     assert list(told["by_index"]) == ["index", *figures]
+    assert told["single"] == {key: [row[key] for row in right[:4]] for key in ("index", "losses", "spread")}
     assert "4 trials on 3 training problems, 156 queries beside" in told["notes"][-1]
     before = asked(tmp_path / "log")
     run(OptimizationCLI, *words)

@@ -96,6 +96,33 @@ def test_figures_stand_in_a_table_and_losses_in_a_picture():
         figures_table([cells[0], other])
 
 
+def test_single_images_have_panels_of_their_own_with_what_trials_differ_by():
+    one, two = cell("ZO-LSTM", 1.0), cell("ZO-ADAM", 1.25)
+    for at, told in enumerate((one, two)):
+        told.measured["single"] = {
+            "index": [7, 9],
+            "losses": [[4.0, 2.0 + at], [3.0, 1.0 + at]],
+            "spread": [[0.0, 0.5], [0.0, 0.25]],
+        }
+    figure = losses_figure([one, two], "queries", 2)
+    panels = {axes.get_ylabel(): axes for axes in figure.axes}
+    assert list(panels) == ["loss, number 7", "loss, number 9"]
+    drawn = panels["loss, number 9"].containers
+    assert [container.lines[0].get_xydata().tolist() for container in drawn] == [
+        [[0.0, 3.0], [21.0, 1.0 + at]] for at in (0, 1)
+    ]
+    whiskers = drawn[1].lines[2][0].get_segments()
+    assert [segment[:, 1].tolist() for segment in whiskers] == [[3.0, 3.0], [1.75, 2.25]]
+    assert len(losses_figure([one, two], "iterations", 1).axes) == 1
+    with pytest.raises(
+        ValueError, match=r"ZO-LSTM tells the losses of \[7, 9\], of which the first 3 were to be those"
+    ):
+        losses_figure([one, two], "iterations", 3)
+    two.measured["single"]["index"] = [7, 8]
+    with pytest.raises(ValueError, match=r"ZO-ADAM tells the losses of \[7, 8\]"):
+        losses_figure([one, two], "iterations", 2)
+
+
 def study_cells(tmp_path):
     """Published studies of two optimizers at sizes of 4, 16 and 64 coordinates."""
     figures = [
