@@ -30,6 +30,7 @@ PictureKind = Literal[
     "losses",
     "figures",
     "maps",
+    "iterates",
     "distortion",
     "within",
 ]
@@ -137,6 +138,7 @@ class Picture:
             adversarial images of the rows side by side), "study" (what a study stage measured), "reconstructions" (true
             images, and what the rows make of the attacked ones), "losses" (of optimizers on attacks), "figures" (all
             figures of a study against a setting), "maps" (images, and what optimizers add and where they ask),
+            "iterates" (an image as optimizers change it),
             "distortion" (median distance with quartiles against queries),
             "within" (share of images within a distance against queries).
         rows: methods of the rows that are drawn; empty means all.

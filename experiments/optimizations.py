@@ -150,6 +150,31 @@ def maps_figure(cells: Sequence[Cell]) -> Figure:
     return reconstructions_figure(lines)
 
 
+def iterates_figure(cells: Sequence[Cell]) -> Figure:
+    """Draw the first image as each optimizer changes it, with the labels that the victim gives, as the paper's Table 1.
+
+    Args:
+        cells: traces of optimizers on the same images, as long.
+
+    Raises:
+        ValueError: a trace of other images or iterations.
+    """
+    first = cells[0].measured["examples"]
+    marks, lines, labels = first["iterates"]["iterations"], {}, list[int]()
+    for cell in cells:
+        told = cell.measured["examples"]
+        if (told["index"][0], told["iterates"]["iterations"]) != (first["index"][0], marks):
+            raise ValueError(f"{cell.method} is not of the image that {cells[0].method} is of: measure it anew")
+        lines[cell.method] = [image_of(text, told["shape"]) for text in told["iterates"]["images"][0]]
+        labels += told["iterates"]["predicted"][0]
+    figure = reconstructions_figure(lines)
+    for place, (axes, label) in enumerate(zip(figure.axes, labels, strict=True)):
+        axes.set_xlabel(f"label {label}", fontsize=8)
+        if place < len(marks):
+            axes.set_title(f"{'iteration ' if place == 0 else ''}{marks[place]}", fontsize=8)
+    return figure
+
+
 def _band(x: Sequence[float], value: ArrayLike, low: ArrayLike, high: ArrayLike) -> pd.DataFrame:
     return pd.DataFrame({"x": x, "value": value, "low": low, "high": high})
 

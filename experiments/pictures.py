@@ -17,7 +17,7 @@ from experiments.examples import read_examples
 from experiments.experiment import Picture
 from experiments.marks import CURVE_PICTURES
 from experiments.measuring import DISTANCES, cell_rows, mean_distance
-from experiments.optimizations import figures_of, losses_figure, maps_figure
+from experiments.optimizations import figures_of, iterates_figure, losses_figure, maps_figure
 from experiments.reconstructions import methods_figure
 from zeroth.records import Norm, config_hash, merge_records
 from zeroth.records.charts import bars_figure, heat_figure, setting_figure, setting_panels, within_figure
@@ -59,6 +59,8 @@ def draw_picture(picture: Picture, cells: Sequence[Cell], folder: Path) -> Figur
         return methods_figure(chosen)
     if picture.kind == "maps":
         return maps_figure(chosen)
+    if picture.kind == "iterates":
+        return iterates_figure(chosen)
     if picture.kind == "losses":
         return losses_figure(chosen, str(picture.over), picture.images)
     if picture.kind == "transfer":

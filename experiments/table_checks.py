@@ -14,7 +14,7 @@ REPORTING: dict[str, Job] = {"attack": "attack", "certificate": "certify", "stud
 PICTURES = {
     "attack": ("success", "success_vs", "queries_vs", "lines", "transfer", "strip", "distortion", "within"),
     "certificate": ("certified",),
-    "study": ("study", "reconstructions", "losses", "figures", "maps"),
+    "study": ("study", "reconstructions", "losses", "figures", "maps", "iterates"),
 }
 # Studies of optimizers.
 OPTIMIZERS = ("optimization", "similarity", "synthetic")
@@ -24,6 +24,7 @@ STUDIES = {
     "losses": OPTIMIZERS,
     "figures": OPTIMIZERS,
     "maps": ("trace",),
+    "iterates": ("trace",),
 }
 # What a ratio to another row can be of.
 RATIOS = {"attack": ("l1", "l2", "linf", "median_at"), "certificate": (), "study": get_args(Figure)}

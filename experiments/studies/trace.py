@@ -1,9 +1,9 @@
-"""Figs. 4(e) and 9 of ZO-L2L: what an optimizer does to one coordinate, and where its QueryRNN looks.
+"""Figs. 4(e) and 9 and Table 1 of ZO-L2L: what an optimizer does to one coordinate and to an image, where it looks.
 
-Shapes: B images, n of them that the victim gets right, T iterations, d coordinates, C x H x W pixels.
+Shapes: B images, n of them that the victim gets right, T iterations, M that are shown, d coordinates, C x H x W pixels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,15 @@ from zeroth.problems import AttackProblems, minimize
 EXAMPLES = """\
 Trace an optimizer on attacks of some images (Ruan et al. 2020): predicted variance, estimate and update of the
 coordinate that ends farthest from its start, with the updates that ZO-SGD and ZO-ADAM would make of the same estimates
-(Fig. 4(e)); and the final perturbation beside the mean predicted variance of all pixels (Fig. 9).
+(Fig. 4(e)); the final perturbation beside the mean predicted variance of all pixels (Fig. 9); and images after
+iterations from 0 to the last with the labels that the victim gives them, one query each (Table 1).
 
 examples:
   python -m experiments.studies.trace --checkpoint best.ckpt --rule ZOSGD --rule.delta 4 --rule.estimator RGE \\
     --rule.estimator.q 20 --rule.estimator.mu 1e-5 --rule.estimator.distribution gaussian --images.count 5
 """
 VARIANCE, PERTURBATION = "mean predicted variance", "final perturbation"
+SHOWN = 8  # points of a trajectory, its ends among them
 
 
 class Recorder:
@@ -65,6 +67,31 @@ class Recorder:
             self.lines.setdefault(name, []).append(values)
 
 
+class Snapshots:
+    """Looks on at trajectories and asks for the labels of their images after some iterations.
+
+    Args:
+        problems: the attacks of n images.
+        marks: iterations.
+
+    Attributes:
+        images: (n, d) after each mark so far.
+        labels: (n,) likewise.
+    """
+
+    def __init__(self, problems: AttackProblems, marks: Sequence[int]) -> None:
+        self.problems, self.marks, self.iteration = problems, marks, 0
+        self.images, self.labels = list[Tensor](), list[Tensor]()
+
+    def __call__(self, theta: Tensor) -> None:
+        """Look at the points (n, d) after one more iteration, or before the first."""
+        if self.iteration in self.marks:
+            images = self.problems.images_of(theta, torch.arange(len(theta)))
+            self.images.append(images.flatten(1))
+            self.labels.append(self.problems.oracle(images).argmax(1))
+        self.iteration += 1
+
+
 class TraceTask(StudyTask):
     """Runs an optimizer once on the attacks of batches of images, those that the victim gets right.
 
@@ -85,9 +112,14 @@ class TraceTask(StudyTask):
             raise ValueError(f"iterations must be at least 1, got {iterations}")
         self.rule, self.iterations, self.c = rule.eval(), iterations, c
 
+    def marks(self) -> list[int]:
+        """Return the iterations after which images are shown, (M,): from 0 to T, as even as can be."""
+        return sorted({round(mark) for mark in np.linspace(0, self.iterations, SHOWN)})
+
     def measure(self, oracle: ScoreOracle, images: Tensor, labels: Tensor, indices: Tensor) -> dict[str, Tensor]:
         """Maps (n, d) and lines (n, T) of the n images, with their ``index`` (n, 1) and ``original`` pixels (n, d).
 
+        ``iterates`` (n, M, d) are the images after the iterations of :meth:`marks`, ``predicted`` (n, M) their labels.
         Starting points and directions are those of the first trial of the study of optimizers.
         """
         right = (oracle(images).argmax(1) == labels).nonzero()[:, 0].cpu()
@@ -105,14 +137,21 @@ class TraceTask(StudyTask):
         # Neither asks anything; how long a step is does not show, see scaled().
         rules = {"ZO-SGD": ZOSGD(delta=1, estimator=estimator), "ZO-ADAM": ZOAdam(delta=1, estimator=estimator)}
         recorder = Recorder(rules, problems.count, problems.dimension, problems.device)
+        snapshots = Snapshots(problems, self.marks())
+
+        def watch(theta: Tensor, step: Step) -> None:
+            recorder(theta, step)
+            snapshots(theta)
+
         curves = minimize(
             self.rule.to(images.device),
             problems,
             torch.arange(problems.count),
             iterations=self.iterations,
             seed=derived_seed(self.seed, DIRECTIONS, 0),
-            watch=recorder,
+            watch=watch,
         )
+        snapshots(curves.theta)
         lines = {name: torch.stack(values, 1) for name, values in recorder.lines.items()}  # (n, T, d)
         final = problems.images_of(curves.theta, torch.arange(problems.count)) - problems.images
         # Images, not theta, are pictured: a coordinate that is clamped away moves nothing.
@@ -123,6 +162,8 @@ class TraceTask(StudyTask):
         return {
             "index": indices[right].unsqueeze(1),
             "original": problems.images.flatten(1),
+            "iterates": torch.stack(snapshots.images, 1),
+            "predicted": torch.stack(snapshots.labels, 1),
             **maps,
             **{name: values.gather(2, farthest)[..., 0] for name, values in lines.items()},
         }
@@ -138,6 +179,7 @@ class TraceCLI(StudyCLI):
     """Parses, builds and runs the trace of an optimizer."""
 
     study = "trace"
+    task: TraceTask
     examples = EXAMPLES
     batch_size = 20
     outcome_keys = ("rule", "iterations", "c")
@@ -161,7 +203,9 @@ class TraceCLI(StudyCLI):
 
     def measured(self, values: dict[str, np.ndarray]) -> dict[str, Any]:
         """Lines of the first image, maps of all."""
-        indices, original = values.pop("index"), values.pop("original")
+        indices, original, iterates, predicted = (
+            values.pop(name) for name in ("index", "original", "iterates", "predicted")
+        )
         maps = {name: scaled(values.pop(name)) for name in (PERTURBATION, VARIANCE) if name in values}
         # About gray: a pixel may be made darker too.
         maps[PERTURBATION] = (1 + maps[PERTURBATION]) / 2
@@ -175,6 +219,11 @@ class TraceCLI(StudyCLI):
                 "index": indices[:, 0].tolist(),
                 "shape": list(self.config_init.data.image_shape),
                 "original": [image_text(image) for image in original],
+                "iterates": {
+                    "iterations": self.task.marks(),
+                    "images": [[image_text(image) for image in told] for told in iterates],
+                    "predicted": predicted.tolist(),
+                },
                 "maps": {name: [image_text(image) for image in told] for name, told in maps.items()},
             },
             "notes": [

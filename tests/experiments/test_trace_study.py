@@ -9,7 +9,7 @@ import torch
 
 from experiments.building import build_cell
 from experiments.experiment import Picture
-from experiments.optimizations import maps_figure
+from experiments.optimizations import iterates_figure, maps_figure
 from experiments.pictures import draw_picture
 from experiments.reconstructions import image_of
 from experiments.studies.trace import PERTURBATION, VARIANCE, TraceCLI, TraceTask, scaled
@@ -37,7 +37,11 @@ def test_a_rule_makes_the_updates_that_are_told_of_it(kind):
     assert torch.allclose(found["update by ZO-SGD"], -found["gradient estimate"])
     assert found["index"].tolist() == [[10], [12], [13]] and VARIANCE not in found
     assert torch.equal(found["original"], IMAGES[[0, 2, 3]].flatten(1))
-    assert task.queries == 4 + 3 * (6 * 4 + 1)
+    assert task.queries == 4 + 3 * (6 * 4 + 1 + 7)  # and the labels at all seven points
+    assert found["iterates"].shape == (3, 7, 16) and task.marks() == list(range(7))
+    assert torch.allclose(found["iterates"][:, 0], found["original"], atol=1e-3)  # the start is within 1e-4 or so
+    assert torch.equal(found["iterates"][:, -1] - found["original"], found[PERTURBATION])
+    assert torch.equal(found["predicted"], NET(found["iterates"].view(-1, 1, 4, 4)).argmax(1).view(3, 7))
     # The pixel that is followed moves by its updates, from a start near zero, farther than any other.
     farthest = found[PERTURBATION].abs().max(1).values
     assert farthest.min() > 0.01 and farthest.max() < 0.3  # nothing is clamped
@@ -52,8 +56,8 @@ def test_predicted_variances_keep_their_sum():
     found = TraceTask(NET, rule, iterations=5, c=0.1).predict_step(BATCH)
     assert found[VARIANCE].mean(1).tolist() == pytest.approx([1.0] * 3, rel=1e-5)
     assert found[VARIANCE].std() > 0 and (found["predicted variance"] > 0).all()
-    assert list(found) == ["index", "original", PERTURBATION, VARIANCE, "predicted variance", "gradient estimate",
-                           "update", "update by ZO-SGD", "update by ZO-ADAM"]  # fmt: skip
+    lines = ["predicted variance", "gradient estimate", "update", "update by ZO-SGD", "update by ZO-ADAM"]
+    assert list(found) == ["index", "original", "iterates", "predicted", PERTURBATION, VARIANCE, *lines]
 
 
 def test_values_are_divided_by_their_largest_magnitude():
@@ -65,7 +69,7 @@ def test_the_command_tells_lines_and_maps_which_are_pictured(tmp_path):
     words += ["--rule.estimator.mu", "1e-3", "--iterations", "3", "--images.count", "4"]
     study = run(TraceCLI, *words, *counted(tmp_path / "log"))
     told = json.loads((study.folder / "study.json").read_text())
-    assert told["queries"] == asked(tmp_path / "log") == 4 + told["n"] * (3 * 3 + 1)
+    assert told["queries"] == asked(tmp_path / "log") == 4 + told["n"] * (3 * 3 + 1 + 4)
     assert [line["name"] for line in told["lines"]] == [
         "gradient estimate",
         "update",
@@ -85,6 +89,12 @@ def test_the_command_tells_lines_and_maps_which_are_pictured(tmp_path):
     names = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
     assert names == ["true image", f"loss against gamma,\n{PERTURBATION}", f"other,\n{PERTURBATION}"]
     assert len(figure.axes) == 3 * told["n"]
+    figure = draw_picture(Picture("iterates"), [cell, replace(cell, method="other")], tmp_path)
+    labels = told["examples"]["iterates"]["predicted"][0]
+    assert [axes.get_xlabel() for axes in figure.axes] == [f"label {label}" for label in [*labels, *labels]]
+    assert [axes.get_title() for axes in figure.axes] == ["iteration 0", "1", "2", "3", *[""] * 4]
     examples = {**cell.measured["examples"], "index": [0] * told["n"]}
+    with pytest.raises(ValueError, match="other is not of the image that loss against gamma is of: measure it anew"):
+        iterates_figure([cell, replace(cell, method="other", measured={**cell.measured, "examples": examples})])
     with pytest.raises(ValueError, match="other is not of the images that loss against gamma is of: measure it anew"):
         maps_figure([cell, replace(cell, method="other", measured={**cell.measured, "examples": examples})])
