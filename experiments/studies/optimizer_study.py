@@ -84,31 +84,43 @@ class OptimizerTask(EvaluationTask):
         """Return d of the problems of a batch."""
 
 
-class OptimizerCLI(StudyCLI):
-    """Parses, builds and runs a study of an optimizer, which may be tuned first.
+class RuleCLI(StudyCLI):
+    """Parses, builds and runs a study of what an optimizer does.
 
     Attributes:
         steps: default of T.
-        ends: what a reader must know of the problems to understand the figures.
     """
 
-    batch_help = "a kill loses at most one batch"
-    task: OptimizerTask
     steps: ClassVar[int]
-    ends: ClassVar[str]
 
     def add_job_arguments(self, parser: LightningArgumentParser) -> None:
         """Add the optimizer and how long it runs."""
         parser.add_subclass_arguments(
             ZerothOrder, "rule", required=True, help="class of zeroth.optimizers, e.g. ZOSGD, LearnedOptimizer"
         )
-        parser.add_class_arguments(Tuning, "tuning")
         parser.add_argument("--iterations", type=int, default=self.steps, help="of a trial")
-        parser.add_argument("--trials", type=int, default=10, help=f"of {self.unit}, each from points of its own")
 
     def method_name(self) -> str:
         """The study and the class of the optimizer."""
         return f"{self.study}-{class_name(self.config.rule.class_path)}"
+
+
+class OptimizerCLI(RuleCLI):
+    """Parses, builds and runs a study of how far an optimizer comes, which may be tuned first.
+
+    Attributes:
+        ends: what a reader must know of the problems to understand the figures.
+    """
+
+    batch_help = "a kill loses at most one batch"
+    task: OptimizerTask
+    ends: ClassVar[str]
+
+    def add_job_arguments(self, parser: LightningArgumentParser) -> None:
+        """Add the optimizer, its tuning and its trials."""
+        super().add_job_arguments(parser)
+        parser.add_class_arguments(Tuning, "tuning")
+        parser.add_argument("--trials", type=int, default=10, help=f"of {self.unit}, each from points of its own")
 
     def run(self) -> None:
         """Make the trials of the tuning that are not made yet, then measure the problems that have no row yet."""

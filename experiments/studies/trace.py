@@ -13,10 +13,10 @@ from torch import Tensor
 
 from callbacks.tasks import Victim
 from cli import plain_messages
-from experiments.cells import class_name
 from experiments.reconstructions import image_text
+from experiments.studies.optimizer_study import RuleCLI
 from experiments.studies.problem_rows import DIRECTIONS, POINTS
-from experiments.studies.study import StudyCLI, StudyTask
+from experiments.studies.study import StudyTask
 from zeroth.optimizers import ZOSGD, ZOAdam
 from zeroth.optimizers.zeroth_order import Step, ZerothOrder
 from zeroth.oracles import ScoreOracle
@@ -175,31 +175,25 @@ def scaled(values: np.ndarray) -> np.ndarray:
     return np.asarray(values / np.where(largest > 0, largest, 1.0), float)
 
 
-class TraceCLI(StudyCLI):
+class TraceCLI(RuleCLI):
     """Parses, builds and runs the trace of an optimizer."""
 
     study = "trace"
     task: TraceTask
     examples = EXAMPLES
     batch_size = 20
+    steps = 200
     outcome_keys = ("rule", "iterations", "c")
 
     def add_job_arguments(self, parser: LightningArgumentParser) -> None:
         """Add the optimizer and the attack."""
-        parser.add_subclass_arguments(
-            ZerothOrder, "rule", required=True, help="class of zeroth.optimizers, e.g. ZOSGD, LearnedOptimizer"
-        )
-        parser.add_argument("--iterations", type=int, default=200, help="of the attack")
+        super().add_job_arguments(parser)
         parser.add_argument("--c", type=float, default=0.1, help="weight of the distortion")
 
     def build_task(self, victim: Victim, num_classes: int) -> TraceTask:
         """The optimizer on a batch."""
         config = self.config_init
         return TraceTask(victim, config.rule, iterations=config.iterations, c=config.c, **self.task_options())
-
-    def method_name(self) -> str:
-        """The study and the class of the optimizer."""
-        return f"{self.study}-{class_name(self.config.rule.class_path)}"
 
     def measured(self, values: dict[str, np.ndarray]) -> dict[str, Any]:
         """Lines of the first image, maps of all."""
