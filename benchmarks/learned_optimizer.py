@@ -32,9 +32,9 @@ CASES: dict[str, tuple[type[nn.Module], tuple[int, int, int]]] = {
     "MNIST, small": (LeNet, (1, 28, 28)),
     "MNIST, C&W": (CarliniWagnerCNN, (1, 28, 28)),
 }
-DIRECTIONS, WINDOW, HORIZON = 20, 20, 200  # the paper's
+Q, WINDOW, HORIZON = 20, 20, 200  # the paper's
 # What a problem is asked in an iteration: values, and in training the true gradient too.
-ASKED = {"evaluation": DIRECTIONS + 1, "UpdateRNN": DIRECTIONS + 2, "QueryRNN": DIRECTIONS + 2}
+ASKED = {"evaluation": Q + 1, "UpdateRNN": Q + 2, "QueryRNN": Q + 2}
 
 
 class RandomAttacks(Optimizees):
@@ -52,25 +52,25 @@ class RandomAttacks(Optimizees):
         return AttackProblems(oracle, images, torch.zeros(count, dtype=torch.int64))
 
 
-def optimizer() -> LearnedOptimizer:
-    """Build the paper's networks with random weights."""
+def optimizer(job: str) -> LearnedOptimizer:
+    """Build the paper's networks with random weights; the UpdateRNN is trained without the other."""
     torch.manual_seed(0)
-    sampling = LearnedSampling(q=DIRECTIONS, mu=1e-5)
-    return LearnedOptimizer(update=UpdateRNN(), query=QueryRNN(), estimator=sampling)
+    query = None if job == "UpdateRNN" else QueryRNN()
+    return LearnedOptimizer(update=UpdateRNN(), query=query, estimator=LearnedSampling(q=Q, mu=1e-5))
 
 
 def optimizer_job(name: str, victim: TimedVictim, shape: tuple[int, int, int]) -> Job:
     """Make the job of using both networks, "evaluation", or of training one of them, on B problems."""
 
     def evaluate(problems: int, queries: int) -> None:
-        rule, held = optimizer().eval().to(victim.device), RandomAttacks(victim, shape, problems, 1)
+        rule, held = optimizer(name).eval().to(victim.device), RandomAttacks(victim, shape, problems, 1)
         steps = max(1, queries // (problems * ASKED[name]))
         minimize(rule, held.problems("train", victim.device), torch.arange(problems), iterations=steps, seed=0)
 
     def train(problems: int, queries: int) -> None:
         windows = max(1, queries // (problems * WINDOW * ASKED[name]))
         trained = "update" if name == "UpdateRNN" else "query"
-        module = OptimizerTraining(optimizer(), trained=trained, horizon=HORIZON, window=WINDOW, slots=problems)
+        module = OptimizerTraining(optimizer(name), trained=trained, horizon=HORIZON, window=WINDOW, slots=problems)
         trainer = pl.Trainer(
             max_epochs=1,
             accelerator=victim.device.type,
