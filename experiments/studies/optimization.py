@@ -128,6 +128,9 @@ class OptimizationCLI(OptimizerCLI):
 
     study: ClassVar[str] = "optimization"
     examples = EXAMPLES
+    nothing = (
+        "the victim gets none of the images right, or a trial of each of them diverged: nothing is left to measure"
+    )
     batch_size = 50
     steps = 200
     ends = "A trial that finds no adversarial image counts with all its iterations and queries."

@@ -54,8 +54,11 @@ class Tuning:
 
 def check_tuning(tuning: Tuning, described: Mapping[str, Any]) -> None:
     """Raise ValueError for an argument or value that a rule, told by class_path and init_args, does not take."""
-    for name, values in tuning.values.items():
-        for value in values:
+    for place, (name, values) in enumerate(tuning.values.items()):
+        if place == 0 and tuning.line and not all(isinstance(value, int | float) for value in values):
+            raise ValueError(f"tuning.line has factors of numbers, but tuning.values begins with {name}: {values}")
+        factors = [1, *tuning.line] if place == 0 else [1]
+        for value in [factor * value if factor != 1 else value for value in values for factor in factors]:
             try:
                 rule_of(described, {name: value})
             except ValueError as error:
@@ -98,12 +101,17 @@ def search(tuning: Tuning, given: Mapping[str, Any], loss_of: Callable[[dict[str
         tuning: what is tried.
         given: the rule's own arguments, of which the first trial is made.
         loss_of: arguments -> mean loss, infinite where the rule diverges; may be asked for the same ones again.
+
+    Raises:
+        ValueError: the rule diverges with all of them.
     """
     best: dict[str, Any] = json.loads(json.dumps({name: given.get(name) for name in tuning.values}))  # no tuples
     for place, (name, values) in enumerate(tuning.values.items()):
         best = min([best, *({**best, name: value} for value in values)], key=loss_of)
         if place == 0:
             best = min([best, *({**best, name: factor * best[name]} for factor in tuning.line)], key=loss_of)
+    if math.isinf(loss_of(best)):
+        raise ValueError(f"the rule diverges with all of tuning.values {tuning.values}: give others")
     return best
 
 

@@ -12,7 +12,7 @@ from experiments.loading import load_experiment
 from experiments.plan import make_plan
 from experiments.studies.image_rows import ImageRows
 from experiments.studies.optimization import OptimizationCLI, OptimizationTask
-from experiments.studies.tuning import Tuning, search
+from experiments.studies.tuning import Tuning, check_tuning, search
 from tests.runs import asked, counted, optimizer_checkpoint, run
 from tests.victims import Linear, Logging, random_linear
 from zeroth.estimators import CGE, RGE, LearnedSampling
@@ -140,7 +140,20 @@ def test_one_argument_after_the_other_keeps_its_best():
     assert tried[0] == (50, (0.9, 0.996)) and [delta for delta, _ in tried[1:5]] == [0.1, 1, 10, 100]
     assert [delta for delta, _ in tried[5:10]] == [10, 2.0, 4.0, 20, 40]  # 10 is remembered by the caller
     assert {delta for delta, _ in tried[10:]} == {4.0}
-    assert search(Tuning(values={"delta": [2]}), {"delta": 1}, lambda arguments: math.inf) == {"delta": 1}
+    with pytest.raises(ValueError, match=r"the rule diverges with all of tuning.values \{'delta': \[2\]\}"):
+        search(Tuning(values={"delta": [2]}), {"delta": 1}, lambda arguments: math.inf)
+
+
+def test_what_a_line_would_try_is_checked_before_anything_is_asked():
+    estimator = {"class_path": "CGE", "init_args": {"mu": 0.1}}
+    described = {"class_path": "ZOAdam", "init_args": {"delta": 1.0, "estimator": estimator}}
+    with pytest.raises(ValueError, match=r"tuning.line has factors of numbers, but tuning.values begins with betas"):
+        check_tuning(Tuning(values={"betas": [[0.9, 0.99]], "delta": [1]}, line=[0.5]), described)
+    with pytest.raises(ValueError, match=r"tuning.values.eps -0.5 is refused: .*eps must be > 0"):
+        check_tuning(Tuning(values={"delta": [1], "eps": [0.1, -0.5]}), described)
+    learned = {"class_path": "ZOSGD", "init_args": {**described["init_args"], "p": 0.5}}
+    with pytest.raises(ValueError, match=r"tuning.values.p 2.0 is refused: .*in \[0, 1\], got 2.0"):
+        check_tuning(Tuning(values={"p": [0.5]}, line=[4.0]), learned)
 
 
 @pytest.mark.parametrize(
