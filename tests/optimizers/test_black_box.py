@@ -107,8 +107,12 @@ def test_bad_input_is_named():
         optimizer.step()
     with pytest.raises(NotImplementedError, match="give all of them at once"):
         optimizer.add_param_group({"params": [torch.zeros(1, requires_grad=True)]})
-    with pytest.raises(ValueError, match=r"the state is of another rule .* ZOSGD holds \{\}, got \{'mean': \(1, 8\)"):
+    with pytest.raises(ValueError, match="of another optimizer: rule ZOSGD here, got ZOAdam"):
         optimizer.load_state_dict(BlackBoxOptimizer(network.parameters(), rule=rules()[1]).state_dict())
+    with pytest.raises(ValueError, match=r"sizes of parameters \[.*\] here, got \[3\]"):
+        optimizer.load_state_dict(BlackBoxOptimizer([torch.zeros(3)], rule=rules()[0]).state_dict())
+    with pytest.raises(ValueError, match="the state is of no BlackBoxOptimizer: it has no 'generator'"):
+        optimizer.load_state_dict(torch.optim.SGD(network.parameters(), lr=0.1).state_dict())
     with pytest.raises(ValueError, match="lr must be >= 0 or None, got -1"):
         BlackBoxOptimizer(network.parameters(), rule=rule, lr=-1.0)
     with pytest.raises(ValueError, match=r"seed must be >= 0 and below 2\^64, got -1"):

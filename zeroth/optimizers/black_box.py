@@ -30,7 +30,7 @@ class BlackBoxOptimizer(torch.optim.Optimizer):
 
     Args:
         params: floating-point parameters on one device, or groups of them, which may have an ``lr`` of their own.
-        rule: what moves them; put into eval mode.
+        rule: what moves them; put into eval mode and on the parameters' device.
         lr: learning rate; default the rule's.
         seed: of the directions, at least 0 and below 2^64.
 
@@ -49,9 +49,9 @@ class BlackBoxOptimizer(torch.optim.Optimizer):
             raise ValueError(f"parameters must be on one device, got {sorted(devices)}")
         if bad := [parameter.dtype for parameter in held if not parameter.is_floating_point()]:
             raise ValueError(f"parameters must be floating-point numbers, got {bad[0]}")
-        self.rule = rule.eval()
         self.steps, self.queries = 0, 0
         theta = self._theta()
+        self.rule = rule.eval().to(theta.device)
         for group in self.param_groups:
             group["lr"] = rule.learning_rate(theta.shape[1]) if group["lr"] is None else group["lr"]
         self._rule_state: State = rule.begin(1, theta.shape[1], theta.device, theta.dtype)
@@ -134,6 +134,8 @@ class BlackBoxOptimizer(torch.optim.Optimizer):
         """Return what torch's optimizers save, and the generator, the rule's state and the counts."""
         return super().state_dict() | {
             "generator": self._generator.get_state(),
+            "kind": type(self.rule).__name__,
+            "sizes": [parameter.numel() for parameter in self._parameters],
             "rule": dict(self._rule_state),
             "steps": self.steps,
             "queries": self.queries,
@@ -143,15 +145,20 @@ class BlackBoxOptimizer(torch.optim.Optimizer):
         """Go on from :meth:`state_dict`.
 
         Raises:
-            ValueError: it is that of another rule, or of another number of parameters.
+            ValueError: it is that of another rule, of other parameters, or of another optimizer.
         """
+        own = self.state_dict()
+        if missing := sorted(set(own) - set(state_dict)):
+            raise ValueError(f"the state is of no BlackBoxOptimizer: it has no {missing[0]!r}")
         given: State = state_dict["rule"]
-        sizes = {key: tuple(held.shape) for key, held in self._rule_state.items()}
-        if (theirs := {key: tuple(held.shape) for key, held in given.items()}) != sizes:
-            raise ValueError(
-                f"the state is of another rule or of other parameters: {type(self.rule).__name__} holds {sizes}, "
-                f"got {theirs}"
-            )
+        sizes, theirs = ({key: tuple(held.shape) for key, held in told.items()} for told in (own["rule"], given))
+        for what, ours, other in (
+            ("rule", own["kind"], state_dict["kind"]),
+            ("sizes of parameters", own["sizes"], state_dict["sizes"]),
+            ("state of the rule", sizes, theirs),
+        ):
+            if ours != other:
+                raise ValueError(f"the state is of another optimizer: {what} {ours} here, got {other}")
         super().load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         self._rule_state = {key: given[key].to(held, copy=True) for key, held in self._rule_state.items()}
         self._generator.set_state(state_dict["generator"].cpu())
