@@ -55,7 +55,7 @@ def test_points_are_those_of_the_recurrences(checkpoint, form):
     def pixels(theta):
         if form == "clamp":
             return (image.flatten() + theta).clamp(0, 1)
-        return (1 + (torch.atanh((2 * image.flatten().double() - 1) * 0.9999995).float() + theta).tanh()) / 2
+        return (1 + (torch.atanh((2 * image.flatten().double() - 1) * 0.999999).float() + theta).tanh()) / 2
 
     def f(theta):
         log_p = NET(pixels(theta).view(1, 1, 4, 4)).log_softmax(1)[0]

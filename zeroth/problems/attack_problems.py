@@ -22,6 +22,16 @@ INSIDE = 0.999999
 ROUNDING = 1e-5
 
 
+def inner_of(images: Tensor, form: Form) -> Tensor:
+    """Return what theta is added to: images (B, C, H, W), in tanh space where the form is "tanh"."""
+    return (INSIDE * (2 * images - 1)).atanh() if form == "tanh" else images
+
+
+def outer_of(inner: Tensor, form: Form) -> Tensor:
+    """Return images in [0, 1] of what theta has been added to, of any shape; differentiable."""
+    return inner.clamp(0, 1) if form == "clamp" else (inner.tanh() + 1) / 2
+
+
 class AttackProblems(Problems):
     r"""One untargeted attack an image: the hinge of the margin of log-probabilities, and the distortion (eq. 6).
 
@@ -31,7 +41,8 @@ class AttackProblems(Problems):
     :math:`x = (1 + \tanh(w_0 + \theta)) / 2` ("tanh", the paper's text), :math:`w_0` being the image in tanh space.
     With ``size``, theta is smaller than the image and scaled up bilinearly before it is added (appendix C.1).
 
-    A value costs one query of the oracle, which counts and may bound them. Gradients are the box's own, one query each.
+    A value costs one query of the oracle, which counts and may bound them; a victim that answers NaN ends the run.
+    Gradients are the box's own, one query each.
 
     Args:
         oracle: of the victim; a :class:`~zeroth.oracles.GradientOracle` where true gradients are wanted.
@@ -88,7 +99,7 @@ class AttackProblems(Problems):
         self.oracle, self.form, self.c, self.norm, self.size = oracle, form, c, norm, size
         self.images = images.to(self.device, torch.float32)
         self.labels = labels.to(self.device)
-        self._inner = (INSIDE * (2 * self.images - 1)).atanh() if form == "tanh" else self.images
+        self._inner = inner_of(self.images, form)
 
     def images_of(self, points: Tensor, rows: Tensor) -> Tensor:
         """Return the images (m, C, H, W) that points (m, d) of problems ``rows`` (m,) stand for; differentiable."""
@@ -96,8 +107,7 @@ class AttackProblems(Problems):
         added = points.view(len(points), channels, *self.size)
         if self.size != (height, width):
             added = F.interpolate(added, size=(height, width), mode="bilinear", align_corners=False)
-        inner = self._inner[rows.to(self.device)] + added
-        return inner.clamp(0, 1) if self.form == "clamp" else (inner.tanh() + 1) / 2
+        return outer_of(self._inner[rows.to(self.device)] + added, self.form)
 
     def evaluate(self, points: Tensor, rows: Tensor, iterations: Tensor | None) -> Tensor:
         """See :class:`~zeroth.problems.Problems`; images are made a batch of the oracle at a time."""

@@ -6,20 +6,20 @@ Shapes: B images, n active rows, q directions, Q points of a row, d = C H W pixe
 import itertools
 import math
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from zeroth.attacks.attack import Attack, check_accept
 from zeroth.attacks.losses import check_kappa, hinge
-from zeroth.attacks.score.coordinate_variables import to_variable
 from zeroth.estimators import LearnedSampling
 from zeroth.estimators.estimator import Function
 from zeroth.networks import CheckpointQueryRNN, CheckpointUpdateRNN
 from zeroth.networks.checkpoint_rnns import shipped_optimizer
 from zeroth.optimizers import LearnedOptimizer
 from zeroth.oracles import Oracle, ScoreOracle, Trial, distance
+from zeroth.problems.attack_problems import Form, inner_of, outer_of
 
 
 class LearnedZO(Attack):
@@ -66,7 +66,7 @@ class LearnedZO(Attack):
         alpha: float = 1.0,
         c: float = 0.1,
         norm: Literal["linf", "l2", "l1"] = "l1",
-        form: Literal["clamp", "tanh"] = "clamp",
+        form: Form = "clamp",
         start_scale: float = 1e-4,
         iterations: int | None = None,
         kappa: float = 0.0,
@@ -74,7 +74,7 @@ class LearnedZO(Attack):
     ) -> None:
         if norm not in ("linf", "l2", "l1"):
             raise ValueError(f"norm must be linf, l2 or l1, got {norm!r}")
-        if form not in ("clamp", "tanh"):
+        if form not in get_args(Form):
             raise ValueError(f"form must be clamp or tanh, got {form!r}")
         for field, value in (("c", c), ("start_scale", start_scale)):
             if not 0 <= value < math.inf:
@@ -133,10 +133,7 @@ class LearnedZO(Attack):
         """Ask points theta (n, Q, d) of rows (n,); returns f there, (n, Q)."""
         clean = trial.images[rows].unsqueeze(1)
         theta = theta.unflatten(2, tuple(trial.images.shape[1:]))
-        if self.form == "clamp":
-            points = (clean + theta).clamp(0, 1)
-        else:
-            points = (1 + (to_variable(clean, "tanh").float() + theta).tanh()) / 2
+        points = outer_of(inner_of(clean, self.form) + theta, self.form)
         answers = trial.query(points, rows, iterate=iterate)
         lengths = distance((points - clean).flatten(0, 1), self.norm).view(points.shape[:2])
         return hinge(trial, self.kappa)(answers, rows) + self.c * lengths
