@@ -17,7 +17,7 @@ from torchmetrics import MeanMetric
 from lightning_modules.system import Job, System
 from zeroth.meta import TBPTT, MetaGradient, Outcome, Task, Trajectories
 from zeroth.meta.schedule import ending, rows_of
-from zeroth.networks import CheckpointQueryRNN, CheckpointUpdateRNN, QueryRNN, UpdateRNN
+from zeroth.networks.checkpoint_rnns import without_files
 from zeroth.optimizers.zeroth_order import ZerothOrder
 from zeroth.oracles.streams import derived_seed
 from zeroth.problems import Problems, minimize
@@ -96,6 +96,8 @@ class OptimizerTraining(System):
             raise ValueError(f"horizon must be a multiple of window={window}, got {horizon}")
         if not penalty >= 0:
             raise ValueError(f"penalty must be 0 or more, got {penalty}")
+        if rule.has_epochs and slots > 1:
+            raise ValueError(f"slots must be 1 with {type(rule).__name__}, whose epochs want one age, got {slots}")
         if trained not in get_args(Trained):
             raise ValueError(f"trained must be one of {', '.join(get_args(Trained))}, got {trained!r}")
         network = getattr(rule, trained, None)
@@ -110,7 +112,7 @@ class OptimizerTraining(System):
         for split in ("val", "test"):
             for figure in (*FIGURES, "success"):
                 setattr(self, f"{split}_{figure}", MeanMetric())
-        # None of this is a buffer: DDP would make all ranks' trajectories those of the first.
+        # No buffers: DDP would make all ranks' trajectories those of the first.
         self._problems: dict[str, Problems] = {}
         self._trajectories: Trajectories | None = None
         self._windows = 0  # taken so far
@@ -158,9 +160,8 @@ class OptimizerTraining(System):
         self._trajectories = held.select(own).to(problems.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        before = self._trajectories
-        assert before is not None  # begun in on_fit_start
-        outcome, taken = self._take_window(before)
+        assert self._trajectories is not None  # begun in on_fit_start
+        outcome, taken, before = self._take_window(self._trajectories)
         weights = (self._task.times(taken) + 1).sum() / len(taken)
         self.log("train_loss", outcome.loss.detach() / weights, prog_bar=True, batch_size=len(taken))
         self.watch(outcome.loss, {"index": self._of("train").indices[taken.rows]}, batch_idx)
@@ -185,13 +186,8 @@ class OptimizerTraining(System):
         settings = dict(checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY])
         # Rebuilt without the files that its networks once came from: their weights are here.
         if isinstance(told := settings.get("rule"), dict):
-            arguments = dict(told["init_args"])
-            for part in get_args(Trained):
-                if isinstance(network := getattr(self.rule, part, None), CheckpointUpdateRNN | CheckpointQueryRNN):
-                    kind = UpdateRNN if part == "update" else QueryRNN
-                    path = f"{kind.__module__}.{kind.__qualname__}"
-                    arguments[part] = {"class_path": path, "init_args": {"hidden": network.hidden}}
-            settings["rule"] = {**told, "init_args": arguments}
+            networks = {part: getattr(self.rule, part, None) for part in get_args(Trained)}
+            settings["rule"] = {**told, "init_args": {**told["init_args"], **without_files(networks)}}
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = settings
         if self._trajectories is not None:
             held: Any = self._trajectories.plain()
@@ -238,7 +234,7 @@ class OptimizerTraining(System):
         problems = self._of("train")
         rows = rows_of(slots, numbers, total=self._total, count=problems.count, seed=self.seed)
         size = sum(parameter.numel() for parameter in self._task.parameters)
-        theta = problems.start[rows.to(problems.device)]
+        theta = problems.starts(rows, numbers // self._total)
         copies = [
             (theta, self.rule.begin(len(rows), problems.dimension, problems.device))
             for _ in range(self.meta_gradient.copies)
@@ -252,27 +248,33 @@ class OptimizerTraining(System):
             memory=theta.new_zeros(len(rows), size if self.meta_gradient.remembers else 0),
         )
 
-    def _take_window(self, of: Trajectories) -> tuple[Outcome, Trajectories]:
-        """Take a window; those that are not finite are dropped, and the others take it again without them."""
+    def _take_window(self, of: Trajectories) -> tuple[Outcome, Trajectories, Trajectories]:
+        """Take a window; those that are not finite are dropped, and the others take it again without them.
+
+        Where none is left, all slots begin anew, once. Returned are who took it and those of all slots too.
+        """
+        whole, begun = of, False
         while True:
             outcome = self.meta_gradient(self._task, of)
             finite = outcome.losses.isfinite().cpu()
             if finite.all():
-                return outcome, of
+                return outcome, of, whole
             indices = self._of("train").indices[of.rows[~finite]].tolist()
             self.dropped.update(indices)
             told = f"problems {indices} after {of.ages[~finite].tolist()} to {self.window} more iterations"
-            if not finite.any():
+            if not finite.any() and begun:
                 raise FloatingPointError(
                     f"no trajectory of the window is finite ({told}): lower the learning rate, or look at them"
                 )
             warnings.warn(f"dropped {len(indices)} trajectories that are not finite: {told}", stacklevel=2)
             of = of.select(finite.nonzero()[:, 0])
+            if not finite.any():
+                begun, of = True, self._begin(whole.slots, whole.numbers + self._total)
+                whole = of
 
     def _go_on(self, before: Trajectories, after: Trajectories) -> Trajectories:
         """Begin new trajectories where one has been dropped or has the horizon's length."""
-        windows = self.horizon // self.window
-        ends = ending(after.slots, taken=self._windows, windows=windows, total=self._total)
+        ends = ending(after.slots, taken=self._windows, windows=self.horizon // self.window, total=self._total)
         kept = after.select((~ends).nonzero()[:, 0])
         new = ~torch.isin(before.slots, kept.slots)
         if not new.any():
@@ -288,7 +290,7 @@ class OptimizerTraining(System):
         if not usable.all():
             indices = problems.indices[rows.cpu()[~usable.cpu()]].tolist()
             warnings.warn(f"left {split} problems {indices} out: their loss at the start is not finite", stacklevel=2)
-        losses = curves.losses[usable].nan_to_num(nan=torch.inf)
+        losses = curves.losses.masked_fill(~curves.losses.isfinite(), torch.inf)[usable]
         told = {"loss": losses[:, -1], "area": losses.mean(1)}
         if curves.reached is not None:
             told["success"] = curves.reached[usable, -1].float()

@@ -14,7 +14,7 @@ from lightning_modules import OptimizerTraining
 from zeroth.estimators import CGE, LearnedSampling
 from zeroth.meta import PES, TBPTT, TruncatedES
 from zeroth.networks import QueryRNN, UpdateRNN
-from zeroth.optimizers import ZOSGD, LearnedOptimizer
+from zeroth.optimizers import ZOSGD, ZOSZVRG, LearnedOptimizer
 
 D, Q, HORIZON, WINDOW, SLOTS, WINDOWS, VAL = 4, 3, 8, 2, 5, 3, 2
 
@@ -175,11 +175,30 @@ def test_a_window_with_a_broken_problem_is_that_of_the_others():
         module.on_fit_start()
     place = whole._trajectories.rows.tolist().index(2)
     with pytest.warns(UserWarning, match=r"problems \[2\] after \[0\] to 2 more iterations"):
-        outcome, taken = broken._take_window(broken._trajectories)
+        outcome, taken, _ = broken._take_window(broken._trajectories)
     expected = whole.meta_gradient(whole._task, whole._trajectories)
     rest = [n for n in range(7) if n != place]
     assert taken.slots.tolist() == rest and torch.equal(outcome.losses, expected.losses[rest])
     assert outcome.loss.item() == pytest.approx(expected.losses[rest].mean().item())
+
+
+def test_a_single_slot_goes_on_with_the_next_problem():
+    module = system(horizon=4, slots=1)
+    with pytest.warns(UserWarning, match=r"dropped 1 trajectories that are not finite: problems \[2\]"):
+        trainer(5).fit(module, datamodule=data(Broken))
+    assert set(module.dropped) == {2} and all(parameter.isfinite().all() for parameter in module.rule.parameters())
+    # Seven problems a round of two windows each, of which one is left at once: over 15 windows it comes up twice.
+    assert module.dropped[2] in (1, 2) and module._trajectories.numbers.item() == 7 + module.dropped[2]
+
+
+def test_trajectories_of_one_problem_start_apart():
+    module = system(horizon=WINDOW, slots=1)
+    module.trainer = trainer(1)
+    module.trainer.datamodule = data(train=2)
+    module.setup("fit")
+    rounds = [module._begin(torch.tensor([0]), torch.tensor([number])) for number in range(4)]
+    points = torch.cat([held.copies[0][0] for held in rounds])
+    assert len(points.unique(dim=0)) == 4
 
 
 def test_without_any_finite_trajectory_training_ends():
@@ -200,8 +219,13 @@ def test_a_query_rnn_is_trained_beside_a_frozen_update_rnn_and_also_without_one(
     changed = {name for name, held in module.rule.state_dict().items() if not torch.equal(held, before[name])}
     assert changed == {name for name in before if name.startswith("query")} and len(changed) == 3
     torch.manual_seed(0)
-    rule = ZOSGD(delta=0.1, query=QueryRNN(hidden=3), estimator=LearnedSampling(q=Q, mu=1e-2))
+    sampling = LearnedSampling(q=Q, mu=1e-2)
+    rule = ZOSGD(delta=0.1, query=QueryRNN(hidden=3), estimator=sampling)
     trainer(1).fit(OptimizerTraining(rule, trained="query", horizon=4, window=2, slots=2), datamodule=data())
+    rule = ZOSZVRG(delta=0.1, query=QueryRNN(hidden=3), estimator=sampling, snapshot=sampling)
+    with pytest.raises(ValueError, match="slots must be 1 with ZOSZVRG, whose epochs want one age, got 2"):
+        OptimizerTraining(rule, trained="query", horizon=4, window=2, slots=2)
+    trainer(1).fit(OptimizerTraining(rule, trained="query", horizon=4, window=2, slots=1), datamodule=data())
 
 
 def test_training_makes_an_optimizer_better():

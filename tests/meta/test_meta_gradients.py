@@ -9,7 +9,8 @@ import torch
 from tests.meta.toys import Momentum, begun, slow_meta_loss, task_of
 from zeroth.estimators import CGE, RGE
 from zeroth.meta import PES, TBPTT, TruncatedES
-from zeroth.problems import Quadratics
+from zeroth.optimizers import ZOSGD
+from zeroth.problems import BinaryClassification, Quadratics
 
 D, HORIZON = 4, 6
 
@@ -60,7 +61,7 @@ def test_the_problems_gradient_may_be_estimated_and_is_counted(estimator, tolera
 
 def trajectory_gradients(method, seeds, window):
     """(seeds, 2): a method's gradients of a whole trajectory of one problem, summed over its windows."""
-    problems, rule, sums = Quadratics([0], dimension=D), Momentum(), []
+    problems, rule, sums = Quadratics([3], dimension=D), Momentum(), []
     for seed in range(seeds):
         of = begun(rule, problems, [0], copies=method.copies, parameters=2 if method.remembers else 0)
         task, parts = task_of(rule, problems, window=window, seed=seed), []
@@ -78,8 +79,29 @@ def test_persistent_evolution_is_unbiased_and_the_truncated_one_is_not():
     mean, error, expected = trajectory_gradients(PES(sigma=0.02, pairs=1), seeds=120, window=3)
     assert ((mean - expected).abs() < 3 * error).all()
     assert error[0] < 0.15 * expected[0].abs()
-    mean, error, expected = trajectory_gradients(TruncatedES(sigma=0.02, pairs=1), seeds=60, window=3)
+    mean, error, expected = trajectory_gradients(TruncatedES(sigma=0.02, pairs=1), seeds=120, window=3)
     assert ((mean - expected).abs() > 5 * error).any()
+
+
+@pytest.mark.parametrize(
+    ("estimator", "differentiate"),
+    [(None, False), (None, True), (CGE(mu=0.1), True)],
+    ids=["values", "true gradients", "estimates"],
+)
+def test_points_are_valued_by_samples_that_did_not_lead_to_them(estimator, differentiate):
+    """Else a rule would be trained to fit the minibatch that it has just asked."""
+    problems = BinaryClassification(range(2), dimension=D, samples=40, minibatch=5)
+    rule = ZOSGD(delta=9.0, estimator=CGE(mu=0.1))
+    task, of = task_of(rule, problems, window=3), begun(rule, problems, [1, 0], first=6)
+    window = task.unroll(of)
+    known = task.losses(of, window, estimator, differentiate)
+    for n, (row, number) in enumerate(((1, 6), (0, 7))):
+        expected = 0.0
+        for t, theta in enumerate(window.thetas[n], start=1):
+            chosen = problems.chosen(torch.tensor([row]), torch.tensor([number * 2**15 + t]))[0]
+            guess = torch.sigmoid(problems.data[row][chosen] @ theta)
+            expected += t * (problems.labels[row][chosen] - guess).square().mean()
+        assert known[n].item() == pytest.approx(float(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize(("method", "runs"), [(PES(pairs=2), 2), (TruncatedES(pairs=2), 3)], ids=["pes", "es"])

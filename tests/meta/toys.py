@@ -12,6 +12,8 @@ from zeroth.problems import Quadratics
 class Momentum(nn.Module):
     """theta - exp(w_0) m with m = sigmoid(w_1) m + g; central differences are a quadratic's gradient itself."""
 
+    has_epochs = False
+
     def __init__(self, log_lr: float = -2.5, momentum: float = 0.5) -> None:
         super().__init__()
         self.w = nn.Parameter(torch.tensor([log_lr, momentum]))

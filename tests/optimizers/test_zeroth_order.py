@@ -132,6 +132,26 @@ def test_guided_es_follows_the_last_estimate_and_update():
     assert torch.equal(seen[1], torch.stack([first.gradient, -2.0 / D * first.gradient], 1))
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["sgd", "adam", "szvr-g", "zo-lstm", "guided"])
+def test_one_answer_that_is_not_finite_spoils_its_own_problem_alone(name, bad):
+    rule = rules()[name].eval()
+
+    def step(broken):
+        def f(points):
+            values = points.square().sum(2)
+            values[1, -1] = bad if broken else values[1, -1]
+            return values
+
+        streams = ImageStreams(0, range(3))
+        draw = lambda shape: streams.randn(torch.arange(3), shape)  # noqa: E731
+        with torch.no_grad():
+            return rule.step(f, torch.ones(3, D), rule.begin(3, D), iteration=0, draw=draw).theta
+
+    broken, whole = step(True), step(False)
+    assert not broken[1].isfinite().any() and torch.equal(broken[[0, 2]], whole[[0, 2]])
+
+
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
 def test_one_draw_a_problem_and_step_decides_between_the_variances(p):
     batch, d, q = 4000, 3, 4

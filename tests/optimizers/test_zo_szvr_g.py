@@ -81,3 +81,10 @@ def test_common_directions_cancel_where_f_is_linear(stochastic):
         torch.testing.assert_close(step.gradient, state["snapshot_gradient"], rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(taken[3], taken[0])
     assert float((taken[4] - taken[0]).abs().min()) > 1e-3
+
+
+def test_a_snapshot_that_smooths_otherwise_is_refused():
+    with pytest.raises(ValueError, match=r"snapshot must smooth as the estimator does, whose mu is 0.5, got 0.1"):
+        ZOSZVRG(delta=0.1, estimator=gaussian(20), snapshot=gaussian(100, mu=0.1))
+    with pytest.raises(ValueError, match="whose distribution is gaussian, got sphere"):
+        ZOSZVRG(delta=0.1, estimator=gaussian(20), snapshot=RGE(q=100, mu=0.5))

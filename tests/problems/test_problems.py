@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tests.victims import Logging, random_linear
-from zeroth.oracles import GradientOracle, ScoreOracle
+from zeroth.oracles import GradientOracle, ImageStreams, ScoreOracle
 from zeroth.problems import AttackProblems, BinaryClassification, Quadratics
 
 B, SIDE, K = 5, 4, 3
@@ -134,16 +134,16 @@ def test_binary_classification_is_its_formula_on_the_minibatch_of_the_iteration(
 
 @pytest.mark.parametrize("kind", [Quadratics, BinaryClassification])
 def test_a_problem_does_not_depend_on_its_neighbours(kind):
-    options = {"dimension": 6, "seed": 3} | ({} if kind is Quadratics else {"samples": 40, "minibatch": 5})
+    options = {"dimension": 8, "seed": 3} | ({} if kind is Quadratics else {"samples": 40, "minibatch": 5})
     many, one = kind([4, 9, 2], **options), kind([9], **options)
     assert torch.equal(many.start[1], one.start[0])
-    theta = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0))
+    theta = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
     ages = torch.tensor([5, 6, 7])
     both = many.function(torch.arange(3), ages)(theta), one.function(torch.tensor([0]), ages[1:2])(theta[1:2])
     assert torch.equal(both[0][1], both[1][0])
     known, gradients = many.gradient(theta, torch.arange(3), ages.unsqueeze(1).expand(3, 4))
     assert torch.allclose(known, both[0], atol=1e-6)
-    step = 1e-2 * torch.eye(6)
+    step = 1e-2 * torch.eye(8)
     f = many.function(torch.arange(3), ages)
     numeric = (f(theta[:, :1] + step) - f(theta[:, :1] - step)) / 2e-2
     assert torch.allclose(gradients[:, 0], numeric, atol=2e-3)
@@ -169,3 +169,24 @@ def test_wrong_arguments_are_named(options, message):
         attacks(**options)
     with pytest.raises(ValueError, match="minibatch must be between 1 and samples=9, got 10"):
         BinaryClassification([0], samples=9, minibatch=10)
+
+
+@pytest.mark.parametrize("kind", [Quadratics, BinaryClassification])
+def test_each_round_has_starting_points_of_its_own(kind):
+    problems = kind([4, 9], dimension=8, start_scale=0.5, seed=3)
+    rows = torch.tensor([1, 0, 1])
+    points = problems.starts(rows, torch.tensor([0, 2, 1]))
+    assert torch.equal(points[0], problems.start[1]) and len(points.unique(dim=0)) == 3
+    assert torch.equal(points[1:2], kind([4], dimension=8, start_scale=0.5, seed=3).starts(rows[1:2], 2))
+    assert problems.starts(torch.zeros(4000, dtype=torch.int64), torch.arange(4000)).std().item() == pytest.approx(
+        0.5, rel=0.02
+    )
+
+
+@pytest.mark.parametrize("kind", [Quadratics, BinaryClassification])
+def test_data_are_drawn_apart_from_what_a_seed_of_zero_draws(kind):
+    """Else an optimizer with that seed would ask along what the problem was made of."""
+    problems = kind([4], dimension=8)
+    held = problems.weight[0] * 8**0.5 if kind is Quadratics else problems.data[0]
+    drawn = ImageStreams(0, [4]).randn(torch.arange(1), (30, 8))[0]
+    assert torch.cdist(drawn, held).min() > 1e-3

@@ -9,9 +9,9 @@ import torch
 from tests.victims import Logging, random_linear
 from zeroth.estimators import CGE, RGE, LearnedSampling
 from zeroth.networks import QueryRNN, UpdateRNN
-from zeroth.optimizers import ZOSGD, LearnedOptimizer
+from zeroth.optimizers import ZOSGD, ZOSZVRG, LearnedOptimizer
 from zeroth.oracles import ScoreOracle
-from zeroth.problems import AttackProblems, BinaryClassification, Quadratics, minimize
+from zeroth.problems import AttackProblems, BinaryClassification, Quadratics, minimize, unroll
 
 ROWS = torch.tensor([2, 0])
 
@@ -64,7 +64,7 @@ def test_the_victim_is_asked_the_optimizers_queries_and_one_more():
 )
 @pytest.mark.parametrize(
     "problems",
-    [Quadratics(range(3), dimension=6), BinaryClassification(range(3), dimension=6, samples=40, minibatch=5)],
+    [Quadratics(range(3), dimension=8), BinaryClassification(range(3), dimension=8, samples=40, minibatch=5)],
     ids=["quadratics", "classification"],
 )
 def test_a_trajectory_does_not_depend_on_its_neighbours(rule, rounding, problems):
@@ -82,3 +82,26 @@ def test_a_stochastic_problems_curve_is_of_all_its_data():
     curves = minimize(rule, problems, torch.arange(2), iterations=60, seed=0)
     assert torch.equal(curves.losses[:, -1], problems.loss(curves.theta, torch.arange(2)))
     assert curves.queries == 60 * 4 and (curves.losses[:, -1] < curves.losses[:, 0]).all()
+
+
+def test_a_rule_that_keeps_values_is_told_that_functions_change():
+    """What ZO-SZVR-G knows of f(snapshot) is of one minibatch, its probes of another."""
+    problems, estimator = BinaryClassification(range(2), dimension=6, samples=40, minibatch=5), RGE(q=3, mu=1e-3)
+    rule = ZOSZVRG(delta=1.0, estimator=estimator, snapshot=RGE(q=9, mu=1e-3), epoch=3)
+    with pytest.raises(ValueError, match="has another minibatch in each: give it stochastic: true"):
+        minimize(rule, problems, torch.arange(2), iterations=2, seed=0)
+    assert problems.queries == 0
+    rule.stochastic = True
+    assert minimize(rule, problems, torch.arange(2), iterations=2, seed=0).queries == (10 + 8) + 8
+    with pytest.raises(ValueError, match="the epochs of ZOSZVRG want problems of one age"):
+        unroll(
+            rule,
+            problems,
+            torch.arange(2),
+            problems.start,
+            rule.begin(2, 6),
+            iterations=torch.tensor([0, 1]),
+            minibatches=torch.zeros(2, dtype=torch.int64),
+            steps=1,
+            draw=lambda shape: torch.randn(2, *shape),
+        )

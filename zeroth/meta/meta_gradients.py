@@ -35,7 +35,11 @@ class MetaGradient(ABC):
 
     @abstractmethod
     def __call__(self, task: Task, of: Trajectories) -> Outcome:
-        """Take all trajectories a window on; deterministic, and a trajectory's part does not depend on the others."""
+        """Take all trajectories a window on; deterministic.
+
+        A trajectory's part does not depend on the others, but for the perturbation that some of evolution strategies
+        share, which is drawn by the newest of them.
+        """
 
 
 class TBPTT(MetaGradient):

@@ -25,6 +25,11 @@ def draw_keys(numbers: Tensor, ages: Tensor) -> Tensor:
     return numbers * 2**24 + ages
 
 
+def minibatch_keys(numbers: Tensor, ages: Tensor) -> Tensor:
+    """Return names below 2^39 of minibatches: no trajectory has 2^15 iterations, no training 2^24 trajectories."""
+    return numbers * 2**15 + ages
+
+
 @dataclass
 class Trajectories:
     """n trajectories in play, on the device but for the numbers that name them.
@@ -115,6 +120,10 @@ class Task:
         """Return the iterations of a window, (n, T) int64, counted from 0."""
         return of.ages.unsqueeze(1) + torch.arange(self.window)
 
+    def _minibatches(self, of: Trajectories) -> Tensor:
+        """Return those that the points after the iterations of a window are valued by, (n, T) int64."""
+        return minibatch_keys(of.numbers.unsqueeze(1), self.times(of) + 1)
+
     def unroll(self, of: Trajectories, copy: int = 0) -> Window:
         """Take a window of trajectories, with a graph where gradients are on; the same draws at every call."""
         # A window has streams of its own: a resumed training needs no generator's state, copies share their draws.
@@ -127,6 +136,7 @@ class Task:
             theta,
             state,
             iterations=of.ages,
+            minibatches=minibatch_keys(of.numbers, of.ages),
             steps=self.window,
             draw=lambda shape: streams.randn(everyone, shape),
         )
@@ -134,9 +144,9 @@ class Task:
     def losses(self, of: Trajectories, window: Window, estimator: Estimator | None, differentiate: bool) -> Tensor:
         """Return the losses (n,) of a window, all of its points asked together.
 
-        Values are of the minibatches of their iterations. Where they are differentiated, the problems' part of the
-        graph is their gradient at the points: no graph of a victim is held. NaN or infinite where a point or a value
-        is.
+        A point's value is of the minibatch that comes after those that led to it. Where they are differentiated, the
+        problems' part of the graph is their gradient at the points: no graph of a victim is held. NaN or infinite where
+        a point or a value is.
 
         Args:
             of: before the window.
@@ -144,13 +154,13 @@ class Task:
             estimator: of the problems' gradient; None for the true one.
             differentiate: whether the losses carry a graph.
         """
-        times = self.times(of)
+        times, minibatches = self.times(of), self._minibatches(of)
         if not differentiate:
             rows = of.rows.repeat_interleave(self.window)
-            f = self.problems.function(rows, times.flatten())
+            f = self.problems.function(rows, minibatches.flatten())
             values = f(window.thetas.reshape(-1, 1, self.problems.dimension))[:, 0].view(times.shape)
         elif estimator is None:
-            known, gradients = self.problems.gradient(window.thetas, of.rows, times)
+            known, gradients = self.problems.gradient(window.thetas, of.rows, minibatches)
             known = known.masked_fill(~gradients.isfinite().all(2), torch.nan)
             values = with_gradient(window.thetas.flatten(0, 1), known.flatten(), gradients.flatten(0, 1))
         else:
@@ -165,17 +175,17 @@ class Task:
 
     def _estimated(self, of: Trajectories, window: Window, estimator: Estimator) -> Tensor:
         """Values (n T,) at the points of a window that backpropagate by estimates; NaN where one was asked for NaN."""
-        times, rows = self.times(of), of.rows.repeat_interleave(self.window)
+        minibatches, rows = self._minibatches(of).flatten(), of.rows.repeat_interleave(self.window)
         points = window.thetas.flatten(0, 1)
         finite = points.detach().isfinite().all(1)
         bad = ~finite
 
         def values(asked: Tensor, part: slice) -> Tensor:
-            answers = self.problems.function(rows[part], times.flatten()[part])(asked)
+            answers = self.problems.function(rows[part], minibatches[part])(asked)
             bad[part] |= ~answers.isfinite().all(1)
             return answers.nan_to_num(0.0, 0.0, 0.0)
 
-        keys = draw_keys(of.numbers.unsqueeze(1), times).flatten()
+        keys = draw_keys(of.numbers.unsqueeze(1), self.times(of)).flatten()
         streams = ImageStreams(derived_seed(self.seed, META_DIRECTIONS), keys, self.device)
         asked = torch.where(finite.unsqueeze(1), points, 0.0)
         return black_box(values, asked, estimator, draw=streams.randn).masked_fill(bad, torch.nan)

@@ -88,6 +88,17 @@ def export_optimizer(checkpoint: str, file: Path, *, told: Mapping[str, str] | N
     save_file(networks, file, metadata=dict(told or {}))
 
 
+def without_files(networks: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe networks that came from files by class_path and init_args, to be rebuilt without those; no others."""
+    told = {}
+    for name, network in networks.items():
+        if isinstance(network, CheckpointUpdateRNN | CheckpointQueryRNN):
+            kind = UpdateRNN if isinstance(network, UpdateRNN) else QueryRNN
+            path = f"{kind.__module__}.{kind.__qualname__}"
+            told[name] = {"class_path": path, "init_args": {"hidden": network.hidden}}
+    return told
+
+
 def _weights(checkpoint: str, part: str) -> dict[str, Tensor]:
     """Return the named weights of a part of the rule in a checkpoint, or in an exported file."""
     held: Any = read_weights(checkpoint, job=JOB)

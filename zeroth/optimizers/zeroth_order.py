@@ -5,7 +5,7 @@ Shapes: B problems, Q points a problem, d coordinates, k surrogates.
 
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -68,9 +68,14 @@ class ZerothOrder(nn.Module, ABC):
         p: probability, a problem and an iteration, that predicted variances are used in eval mode; else standard
             normal directions are (sect. 3.1). One draw holds for all q directions. Paper .5.
 
+    Attributes:
+        has_epochs: whether iterations differ by their number: problems of different ages cannot take one together then.
+
     Raises:
         ValueError: p outside [0, 1], or a query with another estimator.
     """
+
+    has_epochs: ClassVar[bool] = False
 
     def __init__(self, *, estimator: Estimator, query: QueryRNN | None = None, p: float = 0.5) -> None:
         super().__init__()
@@ -128,7 +133,7 @@ class ZerothOrder(nn.Module, ABC):
             f: values (B, Q) at points (B, Q, d); row b is the b-th problem.
             theta: (B, d), with or without a graph behind it.
             state: of :meth:`begin`, or of the last step.
-            iteration: of all problems, counted from 0.
+            iteration: counted from 0; of problems of several ages any, unless the rule has epochs.
             draw: standard normal numbers (B, *shape) for a shape; ``ImageStreams`` gives each problem its own.
             value: (B,) f(theta) where it is known already: one query less where the estimator needs it.
             lr: what multiplies :meth:`move`, a number or one a coordinate (d,); default :meth:`learning_rate`.
@@ -219,7 +224,10 @@ def ask(
     draw: Draw,
     value: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return an estimate (B, d) at x, and f(x) (B,): the mean of what was asked where the estimator does not ask x."""
+    """Return an estimate (B, d) at x, and f(x) (B,): the mean of what was asked where the estimator does not ask x.
+
+    The estimate is NaN where one of the values is not finite.
+    """
     seen: list[Tensor] = []
 
     @torch.no_grad()
@@ -228,7 +236,8 @@ def ask(
         return seen[-1]
 
     gradient = estimator(kept, x, value=value, draw=draw, **guidance)
+    values = torch.cat(seen, 1)  # (B, queries)
     if value is None:
-        values = torch.cat(seen, 1)  # (B, queries)
         value = values[:, 0] if estimator.needs_value else values.mean(1)
-    return gradient, value
+    finite = values.isfinite().all(1) & value.isfinite()
+    return torch.where(finite.unsqueeze(1), gradient, torch.nan), value

@@ -51,15 +51,16 @@ class ZOAdam(Descent):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> State:
-        """See :class:`ZerothOrder`; adds the two means, of zeros."""
+        """See :class:`ZerothOrder`; adds the two means, of zeros, and how many estimates they are of."""
         zeros = torch.zeros(batch, dimension, device=device, dtype=dtype)
-        return super().begin(batch, dimension, device, dtype) | {"mean": zeros, "square": zeros.clone()}
+        taken = torch.zeros(batch, 1, device=device, dtype=torch.float64)
+        return super().begin(batch, dimension, device, dtype) | {"mean": zeros, "square": zeros.clone(), "taken": taken}
 
     def move(self, gradient: Tensor, state: State, *, iteration: int) -> Tensor:
         """Go against the mean of estimates, over the root of the mean of their squares, both without bias."""
-        (beta1, beta2), taken = self.betas, iteration + 1
+        (beta1, beta2), taken = self.betas, state["taken"] + 1  # in float64: 1 - beta^taken loses digits
         mean = beta1 * state["mean"] + (1 - beta1) * gradient
         square = beta2 * state["square"] + (1 - beta2) * gradient.square()
-        scale = (square / (1 - beta2**taken)).sqrt() + self.eps
-        state |= {"mean": mean, "square": square}
-        return -mean / ((1 - beta1**taken) * scale)
+        scale = (square / (1 - beta2**taken).to(square)).sqrt() + self.eps
+        state |= {"mean": mean, "square": square, "taken": taken}
+        return -mean / ((1 - beta1**taken).to(mean) * scale)

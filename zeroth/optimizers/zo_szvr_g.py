@@ -3,6 +3,8 @@
 Shapes: B problems, d coordinates.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -36,8 +38,11 @@ class ZOSZVRG(ZOSGD):
         p: probability that it is followed in eval mode.
 
     Raises:
-        ValueError: epoch is below 1, the snapshot's estimator is of another kind, and as :class:`Descent`.
+        ValueError: epoch is below 1, the snapshot's estimator differs in more than its directions, and as
+            :class:`Descent`.
     """
+
+    has_epochs: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -58,6 +63,11 @@ class ZOSZVRG(ZOSGD):
                 f"snapshot must be a {type(estimator).__name__} as the estimator is, which smooths alike, got a "
                 f"{type(snapshot).__name__}"
             )
+        for name, value in vars(estimator).items():
+            if name != "q" and vars(snapshot)[name] != value:
+                raise ValueError(
+                    f"snapshot must smooth as the estimator does, whose {name} is {value}, got {vars(snapshot)[name]}"
+                )
         self.snapshot, self.epoch, self.stochastic = snapshot, epoch, stochastic
 
     @property

@@ -11,10 +11,7 @@ from torch import Tensor
 
 from zeroth.oracles import ImageStreams
 from zeroth.oracles.streams import derived_seed
-from zeroth.problems.problems import MINIBATCH, Problems
-
-# More iterations than any trajectory has: a minibatch's key is problem * MOST_ITERATIONS + iteration.
-MOST_ITERATIONS = 2**24
+from zeroth.problems.problems import DATA, MINIBATCH, MOST, Problems
 
 
 class BinaryClassification(Problems):
@@ -55,7 +52,9 @@ class BinaryClassification(Problems):
             raise ValueError(f"minibatch must be between 1 and samples={samples}, got {minibatch}")
         super().__init__(indices=indices, dimension=dimension, start_scale=start_scale, seed=seed, device=device)
         self.samples, self.minibatch = samples, minibatch
-        noise = ImageStreams(0, self.indices).randn(torch.arange(self.count), (samples + 1, dimension))
+        noise = ImageStreams(derived_seed(0, DATA), self.indices).randn(
+            torch.arange(self.count), (samples + 1, dimension)
+        )
         truth, data = noise[:, 0], noise[:, 1:]
         self.data = data.to(self.device)  # (B, N, d)
         self.labels = (data @ truth.unsqueeze(2))[..., 0].gt(0).float().to(self.device)  # (B, N)
@@ -73,7 +72,7 @@ class BinaryClassification(Problems):
 
     def chosen(self, rows: Tensor, iterations: Tensor) -> Tensor:
         """Return the samples of minibatches, (n, b) int64: of problems ``rows`` (n,) at ``iterations`` (n,)."""
-        keys = self.indices[rows] * MOST_ITERATIONS + iterations
+        keys = self.indices[rows] + MOST * iterations
         # On the CPU, so that the minibatches do not depend on the device.
         order = ImageStreams(derived_seed(self.seed, MINIBATCH), keys).rand(torch.arange(len(keys)), (self.samples,))
         return order.topk(self.minibatch).indices.to(self.device)

@@ -16,7 +16,9 @@ from zeroth.oracles.oracle import exact_float32
 from zeroth.oracles.streams import derived_seed
 
 # What a seed is derived for: the draws of one must not be those of another.
-START, MINIBATCH = 1, 2
+START, MINIBATCH, DATA = 1, 2, 3
+# More problems than there are: the draws of one are keyed by index + MOST * a number.
+MOST = 2**24
 
 
 class Problems(ABC):
@@ -60,14 +62,24 @@ class Problems(ABC):
         if not start_scale >= 0:
             raise ValueError(f"start_scale must be 0 or more, got {start_scale}")
         self.dimension, self.seed, self.device, self.queries = dimension, seed, torch.device(device), 0
-        # Drawn on the CPU, whose generator is another than a GPU's: runs on both start from the same points.
-        noise = ImageStreams(derived_seed(seed, START), self.indices).randn(torch.arange(self.count), (dimension,))
-        self.start = (start_scale * noise).to(self.device)
+        self.start_scale = start_scale
+        self.start = self.starts(torch.arange(self.count), 0)
 
     @property
     def count(self) -> int:
         """B."""
         return len(self.indices)
+
+    def starts(self, rows: Tensor, rounds: Tensor | int) -> Tensor:
+        """Return starting points (n, d) of problems ``rows`` (n,), those of round 0 being ``start``.
+
+        Args:
+            rows: (n,) int64, on the CPU.
+            rounds: (n,) int64 below 2^24, or one for all: how often the problems have begun before.
+        """
+        # Drawn on the CPU, whose generator is another than a GPU's: runs on both start from the same points.
+        streams = ImageStreams(derived_seed(self.seed, START), self.indices[rows] + MOST * rounds)
+        return (self.start_scale * streams.randn(torch.arange(len(rows)), (self.dimension,))).to(self.device)
 
     @abstractmethod
     def evaluate(self, points: Tensor, rows: Tensor, iterations: Tensor | None) -> Tensor:
@@ -76,7 +88,8 @@ class Problems(ABC):
         Args:
             points: finite.
             rows: (n,) int64, on the CPU; a problem may stand more than once.
-            iterations: (n,) int64, on the CPU: which minibatch of a stochastic problem; None for all of its data.
+            iterations: (n,) int64 below 2^39, on the CPU: which minibatch of a stochastic problem; None for all of its
+                data.
         """
 
     def reached(self, values: Tensor, theta: Tensor, rows: Tensor) -> Tensor | None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from zeroth.oracles import ImageStreams
-from zeroth.problems.problems import Problems
+from zeroth.oracles.streams import derived_seed
+from zeroth.problems.problems import DATA, Problems
 
 
 class Quadratics(Problems):
@@ -35,7 +36,9 @@ class Quadratics(Problems):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(indices=indices, dimension=dimension, start_scale=start_scale, seed=seed, device=device)
-        noise = ImageStreams(0, self.indices).randn(torch.arange(self.count), (dimension + 1, dimension))
+        noise = ImageStreams(derived_seed(0, DATA), self.indices).randn(
+            torch.arange(self.count), (dimension + 1, dimension)
+        )
         self.weight = (noise[:, 1:] / dimension**0.5).to(self.device)  # (B, d, d)
         self.target = noise[:, 0].to(self.device)  # (B, d)
 

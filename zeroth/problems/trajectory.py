@@ -59,23 +59,30 @@ def unroll(
     state: State,
     *,
     iterations: Tensor,
+    minibatches: Tensor,
     steps: int,
     draw: Draw,
 ) -> Window:
     """Take some iterations of problems of any ages.
 
     Args:
-        rule: whose step does not look at the number of the iteration, where the ages differ.
+        rule: not one that has epochs, where the ages differ.
         problems: asked by their functions alone.
         rows: (n,) int64.
         theta: (n, d).
         state: of the rule.
         iterations: (n,) int64, taken so far.
+        minibatches: (n,) int64, of the first of the iterations, see :meth:`Problems.function`; the others' follow.
         steps: T.
         draw: as in :meth:`ZerothOrder.step`.
+
+    Raises:
+        ValueError: the ages differ and the rule has epochs, or it takes stochastic problems for others.
     """
+    if rule.has_epochs and len(iterations.unique()) > 1:
+        raise ValueError(f"the epochs of {type(rule).__name__} want problems of one age: take one slot")
     thetas, offsets = [], torch.zeros(len(rows), device=problems.device)
-    for step in _steps(rule, problems, rows, theta, state, iterations, steps, draw):
+    for step in _steps(rule, problems, rows, theta, state, int(iterations[0]), minibatches, steps, draw):
         thetas.append(step.theta)
         state = step.state
         if step.offset is not None:
@@ -102,6 +109,9 @@ def minimize(
         iterations: T.
         seed: decides the directions; those of a problem depend on its index, not on its neighbours.
         watch: looks on; what it asks of the problems is counted as theirs.
+
+    Raises:
+        ValueError: the rule takes stochastic problems for others.
     """
     theta, state = problems.start[rows.to(problems.device)], rule.begin(len(rows), problems.dimension, problems.device)
     streams = ImageStreams(seed, problems.indices[rows.cpu()], problems.device)
@@ -114,9 +124,9 @@ def minimize(
 
     # The rule has asked for all losses but the last, unless it sees samples, or the surroundings of its points alone.
     beside = problems.stochastic or not rule.estimator.needs_value
-    ages = torch.zeros(len(rows), dtype=torch.int64)
+    minibatches = torch.zeros(len(rows), dtype=torch.int64)
     for step in _steps(
-        rule, problems, rows, theta, state, ages, iterations, lambda shape: streams.randn(everyone, shape)
+        rule, problems, rows, theta, state, 0, minibatches, iterations, lambda shape: streams.randn(everyone, shape)
     ):
         tell(theta, problems.loss(theta, rows) if beside else step.value)
         if watch is not None:
@@ -134,13 +144,18 @@ def _steps(
     rows: Tensor,
     theta: Tensor,
     state: State,
-    ages: Tensor,
+    first: int,
+    minibatches: Tensor,
     count: int,
     draw: Draw,
 ) -> Iterator[Step]:
-    first = int(ages[0])
+    if problems.stochastic and not getattr(rule, "stochastic", True):
+        raise ValueError(
+            f"{type(rule).__name__} takes what it knows of one iteration's function for that of another, and "
+            f"{type(problems).__name__} has another minibatch in each: give it stochastic: true"
+        )
     for number in range(count):
-        f = problems.function(rows, ages + number)
+        f = problems.function(rows, minibatches + number)
         step = rule.step(f, theta, state, iteration=first + number, draw=draw)
         theta, state = step.theta, step.state
         yield step
