@@ -87,9 +87,7 @@ def counted(log: Path, kill_after: int = 0) -> list[str]:
 
 
 def surrogates_for(config: Path) -> list[str]:
-    """Options that a config leaves to its user: models to craft on, or a learned optimizer; none for most."""
-    if config.stem.startswith("zo_lstm"):
-        return ["--attack.checkpoint", str(optimizer_checkpoint())]
+    """Options that a config leaves to its user: models to craft on; none for most."""
     return ["--attack.surrogates", "[{class_path: DigitsCNN}]"] if config.stem.startswith("transfer") else []
 
 

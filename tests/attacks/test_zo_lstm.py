@@ -182,6 +182,19 @@ def test_the_command_tells_the_optimizer_that_it_attacked_with(checkpoint, tmp_p
     assert asked(tmp_path / "log") == rows["queries"].sum() and set(rows["queries"]) <= {1, 20}
 
 
+def test_the_package_ships_the_networks_of_the_mnist_task():
+    """The sizes of the published program, and where they come from."""
+    attack = LearnedZO()
+    sizes = {part: sum(p.numel() for p in getattr(attack.optimizer, part).parameters()) for part in ("update", "query")}
+    assert sizes == {"update": 450, "query": 490}
+    with safe_open(checkpoint_rnns.SHIPPED, "pt") as file:
+        told = {name: json.loads(text) for name, text in file.metadata().items()}
+    assert (told["settings"]["model"]["init_args"]["horizon"], told["parents"][1]["job"]) == (200, "train-victim")
+    # An attack that never saw these images, or a victim like this one, brings the loss down.
+    result = attack(ScoreOracle(NET), IMAGES, LABELS, budget=21 * 30, seed=0)
+    assert bool(result.success.all()) and result.queries.tolist() == [1 + 29 * 21 + 1] * 3
+
+
 def test_what_ships_is_an_exported_checkpoint(checkpoint, tmp_path, monkeypatch, capsys):
     """No file: the error says how to put one there; that command writes the networks and where they come from."""
     monkeypatch.setattr(checkpoint_rnns, "SHIPPED", tmp_path / "shipped.safetensors")
