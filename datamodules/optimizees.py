@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from datamodules.image_datamodule import Split
 from zeroth.oracles import GradientOracle, ImageStreams, Output
+from zeroth.oracles.forms import Form
 from zeroth.oracles.goal import Norm
 from zeroth.problems import AttackProblems, BinaryClassification, Problems, Quadratics
-from zeroth.problems.attack_problems import Form
 
 
 class Optimizees(pl.LightningDataModule):

@@ -4,7 +4,7 @@ Shapes: B problems, n of them at a time, Q points a problem, d coordinates, C x 
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,24 +12,12 @@ from torch import Tensor
 
 from zeroth.estimators import first_order
 from zeroth.oracles import ScoreOracle, WhiteBoxOracle, distance, margin
+from zeroth.oracles.forms import Form, inner_of, outer_of
 from zeroth.oracles.goal import Norm
 from zeroth.problems.problems import Problems
 
-Form = Literal["clamp", "tanh"]
-# Pixels 0 and 1 lie at infinity in tanh space; C&W's published program starts so near to them.
-INSIDE = 0.999999
 # Of a distortion that is summed again: the order of the sum may be another.
 ROUNDING = 1e-5
-
-
-def inner_of(images: Tensor, form: Form) -> Tensor:
-    """Return what theta is added to: images (B, C, H, W), in tanh space where the form is "tanh"."""
-    return (INSIDE * (2 * images - 1)).atanh() if form == "tanh" else images
-
-
-def outer_of(inner: Tensor, form: Form) -> Tensor:
-    """Return images in [0, 1] of what theta has been added to, of any shape; differentiable."""
-    return inner.clamp(0, 1) if form == "clamp" else (inner.tanh() + 1) / 2
 
 
 class AttackProblems(Problems):

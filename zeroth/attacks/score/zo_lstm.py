@@ -19,7 +19,7 @@ from zeroth.networks import CheckpointQueryRNN, CheckpointUpdateRNN
 from zeroth.networks.checkpoint_rnns import shipped_optimizer
 from zeroth.optimizers import LearnedOptimizer
 from zeroth.oracles import Oracle, ScoreOracle, Trial, distance
-from zeroth.problems.attack_problems import Form, inner_of, outer_of
+from zeroth.oracles.forms import Form, inner_of, outer_of
 
 
 class LearnedZO(Attack):
