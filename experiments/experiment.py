@@ -111,6 +111,7 @@ class Row:
             random ("average") or the hardest ("worst"); None for every pair of image and target.
         ratio_to: a baseline that the row's distance, or its figure of a study, is divided by; the paper's ratio is that
             of the reported distances.
+        scales: the scales at which the row is there; empty means all.
     """
 
     method: str
@@ -120,6 +121,7 @@ class Row:
     note: str | None = None
     case: Case | None = None
     ratio_to: Ratio | None = None
+    scales: list[Scale] = field(default_factory=list)
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from cli.faults import explain
+from experiments.at_scale import at_scale
 from experiments.experiment import Experiment, Job, Picture, Row, Scale, Stage
 from experiments.table_checks import check_table, unknown_key
 
@@ -77,7 +78,7 @@ def _experiment(raw: Any, scale: Scale) -> Experiment:
         raise ValueError(f"rows must be a list, got {rows!r}")
     read = [_typed(Row, row, f"rows[{place}]") for place, row in enumerate(rows)]
     whole = _typed(Experiment, {**filled, "stages": {}, "rows": []}, "")
-    experiment = replace(whole, **parts, rows=read)
+    experiment = at_scale(replace(whole, **parts, rows=read), scale)
     check_table(experiment, scale)
     stages = {
         name: replace(stage, options={**experiment.defaults.get(stage.job, {}), **stage.options})

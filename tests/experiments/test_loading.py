@@ -1,5 +1,6 @@
 """Experiment files: what a variable becomes, what defaults do, and what a wrong file is told."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,47 @@ def test_the_options_of_a_stage_win_over_the_defaults_of_its_job(tmp_path):
     assert stages["zo"].options["budget"] == 60 and stages["nes"].options["budget"] == 40
     assert "budget" not in stages["victim"].options
     assert list(stages) == ["victim", "zo", "nes", "sure"]
+
+
+def test_a_row_of_another_scale_is_left_out_with_its_stages_and_its_part_of_the_pictures(tmp_path):
+    stages = tiny()["stages"]
+    other = {"other": {"job": "train", "options": {"config": "configs/victim/digits_noise.yaml"}}}
+    stages = other | stages | {"nes": {**stages["nes"], "victim": "other"}}
+    changes = {
+        "stages": stages,
+        "scales": {**tiny()["scales"], "paper": tiny()["scales"]["digits"]},
+        "dataset": {"digits": "digits", "paper": "digits"},
+        "text": "Two attacks.",
+        "rows": [{"method": "ZO-NGD", "stage": "zo"}, {"method": "NES", "stage": "nes", "scales": ["paper"]}],
+        "pictures": {
+            "both": {"kind": "success", "rows": ["NES", "ZO-NGD"]},
+            "all": {"kind": "success"},
+            "nes": {"kind": "success", "rows": ["NES"]},
+        },
+    }
+    small = loaded(tmp_path, **changes)
+    assert [row.method for row in small.rows] == ["ZO-NGD"]
+    # The certificate is no row's stage: it stays. The victim of NES alone goes with it.
+    assert list(small.stages) == ["victim", "zo", "sure"]
+    assert {name: picture.rows for name, picture in small.pictures.items()} == {"both": ["ZO-NGD"], "all": []}
+    assert small.text == "Two attacks. At this scale without NES."
+    whole = load_experiment(written(tmp_path, **changes), "paper")
+    assert [row.method for row in whole.rows] == ["ZO-NGD", "NES"] and "other" in whole.stages
+    assert list(whole.pictures) == ["both", "all", "nes"] and whole.text == "Two attacks."
+
+
+@pytest.mark.parametrize(
+    ("scales", "message"),
+    [
+        (["mnist"], "rows[0].scales: 'mnist' is no scale of this file, which has digits, paper"),
+        (["cifar"], "rows[0].scales: expected one of 'digits', 'mnist', 'paper', got cifar"),
+        (["paper"], "rows: none is left at scale digits: name it in the scales of one, or leave out scales"),
+    ],
+)
+def test_a_wrong_scale_of_a_row_is_told(tmp_path, scales, message):
+    given = {**tiny()["scales"], "paper": {}}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        loaded(tmp_path, scales=given, rows=[{"method": "a", "stage": "zo", "scales": scales}], pictures={})
 
 
 @pytest.mark.parametrize(
