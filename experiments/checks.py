@@ -19,7 +19,7 @@ from experiments.cells import (
 )
 from experiments.marks import attack_norm
 from experiments.measuring import measure
-from experiments.page import PAGE_FILE, Page, fill_blocks, read_page
+from experiments.page import PAGE_FILE, Page, fill_blocks, read_page, results_near
 from experiments.pictures import drawn_from, source_hash
 from experiments.wording import experiment_of, reworded
 from zeroth.records import difference, file_sha256
@@ -65,11 +65,11 @@ def check_readme(readme: Path, results: Path | None = None) -> list[str]:
 
     Args:
         readme: the file.
-        results: folder of all published tables; None takes ``results`` beside the file.
+        results: folder of all published tables; None takes that of :func:`~experiments.page.results_near`.
     """
     text = readme.read_text(encoding="utf-8")
     try:
-        filled = fill_blocks(text, results or readme.parent / "results")
+        filled = fill_blocks(text, results or results_near(readme))
     except (ValueError, FileNotFoundError) as error:
         return [f"{readme}: {error}"]
     if filled == text:

@@ -169,6 +169,12 @@ def render(folder: Path) -> None:
     write_text(folder / "README.md", page.readme(cells))
 
 
+def results_near(page: Path) -> Path:
+    """Folder of the tables that a Markdown file shows: ``results`` beside it, else its own, where it lies in that."""
+    beside = page.parent / "results"
+    return beside if beside.is_dir() else page.parent
+
+
 def fill_blocks(text: str, results: Path) -> str:
     """Return a Markdown text with each of its blocks filled anew with the table.md of the published folder it names.
 

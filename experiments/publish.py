@@ -14,7 +14,7 @@ from experiments.building import build_cell
 from experiments.cells import unlike_victims
 from experiments.experiment import Experiment
 from experiments.measuring import compared
-from experiments.page import PAGE_VERSION, Page, fill_blocks, read_page, render, write_page
+from experiments.page import PAGE_VERSION, Page, fill_blocks, read_page, render, results_near, write_page
 from experiments.plan import Plan
 from experiments.wording import experiment_of, reworded
 from zeroth.records import write_text
@@ -94,14 +94,14 @@ def refresh_readme(readme: Path, results: Path | None = None) -> None:
 
     Args:
         readme: the file.
-        results: folder of all published tables; None takes ``results`` beside the file.
+        results: folder of all published tables; None takes that of :func:`~experiments.page.results_near`.
 
     Raises:
         FileNotFoundError: no such file, or a block names a folder without a table.
         ValueError: a block that is not whole.
     """
     text = readme.read_text(encoding="utf-8")
-    if (filled := fill_blocks(text, results or readme.parent / "results")) != text:
+    if (filled := fill_blocks(text, results or results_near(readme))) != text:
         write_text(readme, filled)
 
 

@@ -78,9 +78,9 @@ def sources() -> list[Path]:
 
 
 def test_every_link_and_picture_of_the_readme_exists():
-    for page in ("README.md", "CONTRIBUTING.md"):
-        links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
-        missing = [link for link in links if not link.startswith("http") and not (ROOT / link).exists()]
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results" / "README.md"):
+        links = re.findall(r"\]\(([^)#]+)\)", page.read_text())
+        missing = [link for link in links if not link.startswith("http") and not (page.parent / link).exists()]
         assert not missing, f"{page} links to {missing}"
 
 

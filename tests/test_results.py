@@ -75,8 +75,15 @@ def test_a_published_table_is_what_its_records_say(folder):
     assert check_published(folder) == []
 
 
-def test_the_readme_shows_the_published_tables():
-    assert check_readme(ROOT / "README.md") == []
+@pytest.mark.parametrize("page", ["README.md", "results/README.md"])
+def test_the_readmes_show_the_published_tables(page):
+    assert check_readme(ROOT / page) == []
+
+
+def test_the_page_of_results_leads_to_every_published_table():
+    text = (RESULTS / "README.md").read_text()
+    named = set(re.findall(r"(?:results: |]\()([\w/]+?)(?: table|/README\.md\))", text))
+    assert sorted({folder.relative_to(RESULTS).as_posix() for folder in PUBLISHED} - named) == []
 
 
 @pytest.fixture(scope="module")
