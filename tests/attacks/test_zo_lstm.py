@@ -213,6 +213,9 @@ def test_what_ships_is_an_exported_checkpoint(checkpoint, tmp_path, monkeypatch,
     assert capsys.readouterr().out.strip().endswith("shipped.safetensors")
     shipped, own = (LearnedZO(**given).optimizer for given in ({}, {"checkpoint": checkpoint}))
     assert all(torch.equal(*pair) for pair in zip(shipped.parameters(), own.parameters(), strict=True))
+    for kind in (CheckpointUpdateRNN, CheckpointQueryRNN):
+        weights, expected = kind().state_dict(), kind(checkpoint).state_dict()
+        assert all(torch.equal(weights[name], expected[name]) for name in expected) and kind().checkpoint is None
     with safe_open(tmp_path / "shipped.safetensors", "pt") as file:
         told = {name: json.loads(text) for name, text in file.metadata().items()}
         sizes = [file.get_tensor(name).numel() for name in file.keys()]  # noqa: SIM118  it is no mapping

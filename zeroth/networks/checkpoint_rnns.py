@@ -22,18 +22,19 @@ class CheckpointUpdateRNN(UpdateRNN):
 
     Args:
         checkpoint: file that train.py wrote, runs/train-optimizer/<name>/checkpoints/best.ckpt, or one of
-            :func:`export_optimizer`.
+            :func:`export_optimizer`; None for the one that ships with the package, trained on MNIST attacks.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no checkpoint of an optimizer, or has no UpdateRNN.
     """
 
-    def __init__(self, checkpoint: str) -> None:
-        weights = _weights(checkpoint, "update")
+    def __init__(self, checkpoint: str | None = None) -> None:
+        source = checkpoint or shipped_optimizer()
+        weights = _weights(source, "update")
         super().__init__(hidden=weights["output.weight"].shape[1])
         self.checkpoint = checkpoint
-        fill(self, weights, checkpoint)
+        fill(self, weights, source)
 
 
 class CheckpointQueryRNN(QueryRNN):
@@ -41,18 +42,19 @@ class CheckpointQueryRNN(QueryRNN):
 
     Args:
         checkpoint: file that train.py wrote, runs/train-optimizer/<name>/checkpoints/best.ckpt, or one of
-            :func:`export_optimizer`.
+            :func:`export_optimizer`; None for the one that ships with the package, trained on MNIST attacks.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no checkpoint of an optimizer, or has no QueryRNN.
     """
 
-    def __init__(self, checkpoint: str) -> None:
-        weights = _weights(checkpoint, "query")
+    def __init__(self, checkpoint: str | None = None) -> None:
+        source = checkpoint or shipped_optimizer()
+        weights = _weights(source, "query")
         super().__init__(hidden=weights["output.weight"].shape[1])
         self.checkpoint = checkpoint
-        fill(self, weights, checkpoint)
+        fill(self, weights, source)
 
 
 def shipped_optimizer() -> str:

@@ -16,7 +16,6 @@ from zeroth.attacks.losses import check_kappa, hinge
 from zeroth.estimators import LearnedSampling
 from zeroth.estimators.estimator import Function
 from zeroth.networks import CheckpointQueryRNN, CheckpointUpdateRNN
-from zeroth.networks.checkpoint_rnns import shipped_optimizer
 from zeroth.optimizers import LearnedOptimizer
 from zeroth.oracles import Oracle, ScoreOracle, Trial, distance
 from zeroth.oracles.forms import Form, inner_of, outer_of
@@ -86,11 +85,10 @@ class LearnedZO(Attack):
         self.checkpoint, self.q, self.mu, self.p, self.alpha, self.c = checkpoint, q, mu, p, alpha, c
         self.norm, self.form, self.start_scale, self.iterations = norm, form, start_scale, iterations
         self.kappa, self.accept, self.request = kappa, accept, q
-        source = checkpoint or shipped_optimizer()
         self.optimizer = LearnedOptimizer(
-            update=CheckpointUpdateRNN(source),
+            update=CheckpointUpdateRNN(checkpoint),
             estimator=LearnedSampling(q=q, mu=mu),
-            query=CheckpointQueryRNN(source),
+            query=CheckpointQueryRNN(checkpoint),
             p=p,
             alpha=alpha,
         ).eval()
