@@ -17,6 +17,8 @@ from zeroth.records.tables import NO_VALUE
 
 # Names of the x axis by what a picture of losses is over.
 AXES: dict[str, str] = {"iterations": "iteration", "queries": "queries of a trial"}
+# A fall by this factor is drawn on a logarithmic axis.
+FAR_FALL = 20
 
 
 def figures_of(cell: Cell) -> dict[str, dict[str, float]]:
@@ -99,6 +101,8 @@ def by_index(cell: Cell, figure: str) -> "pd.Series[float]":
 def losses_figure(cells: Sequence[Cell], over: str, images: int | None = None) -> Figure:
     """Draw the loss of optimizers, over iterations or over the queries of a trial.
 
+    A mean that stays positive and falls by more than :data:`FAR_FALL` has a logarithmic axis.
+
     Args:
         cells: studies of the same images, or problems.
         over: "iterations" or "queries".
@@ -114,7 +118,9 @@ def losses_figure(cells: Sequence[Cell], over: str, images: int | None = None) -
         tables = {
             method: _band(at[method], line["values"], line["low"], line["high"]) for method, line in lines.items()
         }
-        return setting_figure(tables, x=AXES[over], y="mean loss")
+        ends = [end for table in tables.values() for end in (table["low"].min(), table["high"].max())]
+        # Where losses fall so far, what the optimizers end at would lie on the axis.
+        return setting_figure(tables, x=AXES[over], y="mean loss", log_y=0 < FAR_FALL * min(ends) < max(ends))
     indices = cells[0].measured["single"]["index"][:images]
     panels: dict[str, dict[str, pd.DataFrame]] = {f"loss, number {index}": {} for index in indices}
     for cell in cells:

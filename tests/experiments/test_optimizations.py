@@ -89,7 +89,11 @@ def test_figures_stand_in_a_table_and_losses_in_a_picture():
     for over, last in (("iterations", 1), ("queries", 21)):
         (axes,) = losses_figure(cells, over).get_axes()
         ends = {(float(line.get_xdata()[-1]), float(line.get_ydata()[-1])) for line in axes.get_lines()}
-        assert ends >= {(last, 1.0), (last, 1.25)}
+        assert ends >= {(last, 1.0), (last, 1.25)} and axes.get_yscale() == "linear"
+    (axes,) = losses_figure([cell("far", 0.6)], "iterations").get_axes()  # from at most 2.5 to at least .1
+    assert axes.get_yscale() == "log"
+    (axes,) = losses_figure([cell("below", 0.25)], "iterations").get_axes()  # to at least -.25
+    assert axes.get_yscale() == "linear"
     other = cell("other", 1.0)
     other.measured["summary"][0]["name"] = "area"
     with pytest.raises(ValueError, match="other has other figures than ZO-LSTM: measure it anew"):
