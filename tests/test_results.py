@@ -56,7 +56,10 @@ PROMISED = [
     ),
     "zo_ae_ds/equal_queries_cifar10/mnist",
     "zo_ae_ds/table5_mnist/mnist",
-    *(f"sign_opt/{table}/mnist" for table in ("table1_mnist", "small_budgets_mnist", "figure4_mnist", "linf_mnist")),
+    *(
+        f"sign_opt/{table}/mnist"
+        for table in ("table1_mnist", "small_budgets_mnist", "figure4_mnist", "linf_mnist", "peers_mnist")
+    ),
     "zo_l2l/fig2_small_mnist/mnist",
     "zo_l2l/meta_gradients_digits/digits",
     "cohen/mnist/mnist",
