@@ -58,7 +58,14 @@ PROMISED = [
     "zo_ae_ds/table5_mnist/mnist",
     *(
         f"sign_opt/{table}/mnist"
-        for table in ("table1_mnist", "small_budgets_mnist", "figure4_mnist", "linf_mnist", "peers_mnist")
+        for table in (
+            "table1_mnist",
+            "small_budgets_mnist",
+            "figure4_mnist",
+            "linf_mnist",
+            "peers_mnist",
+            "seeds_mnist",
+        )
     ),
     "zo_l2l/fig2_small_mnist/mnist",
     "zo_l2l/meta_gradients_digits/digits",
