@@ -33,7 +33,7 @@ def at_scale(experiment: Experiment, scale: Scale) -> Experiment:
         for name, picture in experiment.pictures.items()
         if not picture.rows or methods.intersection(picture.rows)
     }
-    told = f"At this scale without {', '.join(row.method for row in gone)}."
+    told = f"At this scale without {'; '.join(row.method for row in gone)}."
     return replace(
         experiment,
         rows=rows,

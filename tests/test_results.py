@@ -65,6 +65,7 @@ PROMISED = [
             "linf_mnist",
             "peers_mnist",
             "seeds_mnist",
+            "figure5_mnist",
         )
     ),
     "zo_l2l/fig2_small_mnist/mnist",
