@@ -71,6 +71,7 @@ PROMISED = [
     "zo_l2l/fig2_small_mnist/mnist",
     "zo_l2l/meta_gradients_digits/digits",
     "zo_l2l/fig3_synthetic/mnist",
+    "zo_l2l/shipped_mnist/mnist",
     "cohen/mnist/mnist",
 ]
 # Folders that begin with a dot are those of a publishing that was killed.
