@@ -60,16 +60,11 @@ def check_published(folder: Path) -> list[str]:
     return faults
 
 
-def check_readme(readme: Path, results: Path | None = None) -> list[str]:
-    """Compare the results blocks of a Markdown file with the tables they show; returns a line a fault.
-
-    Args:
-        readme: the file.
-        results: folder of all published tables; None takes that of :func:`~experiments.page.results_near`.
-    """
+def check_readme(readme: Path) -> list[str]:
+    """Compare the results blocks of a Markdown file with the tables they show; returns a line a fault."""
     text = readme.read_text(encoding="utf-8")
     try:
-        filled = fill_blocks(text, results or results_near(readme))
+        filled = fill_blocks(text, results_near(readme))
     except (ValueError, FileNotFoundError) as error:
         return [f"{readme}: {error}"]
     if filled == text:

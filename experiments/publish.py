@@ -89,19 +89,15 @@ def refresh(folder: Path) -> None:
     render(folder)
 
 
-def refresh_readme(readme: Path, results: Path | None = None) -> None:
+def refresh_readme(readme: Path) -> None:
     """Fill the results blocks of a Markdown file anew, see :func:`~experiments.page.fill_blocks`.
-
-    Args:
-        readme: the file.
-        results: folder of all published tables; None takes that of :func:`~experiments.page.results_near`.
 
     Raises:
         FileNotFoundError: no such file, or a block names a folder without a table.
         ValueError: a block that is not whole.
     """
     text = readme.read_text(encoding="utf-8")
-    if (filled := fill_blocks(text, results or results_near(readme))) != text:
+    if (filled := fill_blocks(text, results_near(readme))) != text:
         write_text(readme, filled)
 
 

@@ -14,9 +14,7 @@ from zeroth.attacks.constant_search import ConstantSearch, check_search
 from zeroth.attacks.losses import hinge
 from zeroth.attacks.whitebox.steepest import elastic_net, margin_gradient
 from zeroth.oracles import GradientOracle, Oracle, Trial, distance
-
-# Pixels 0 and 1 lie at infinity in tanh space; so near to it the published program starts from them.
-INSIDE = 0.999999
+from zeroth.oracles.forms import INSIDE
 
 
 class CarliniWagner(Attack):
