@@ -16,7 +16,8 @@ from typing import Any
 from cli.training import job_of
 from experiments.estimates import estimate
 from experiments.experiment import Experiment, Job, Network, Scale, Stage
-from experiments.resolving import model_options, option_words, resolve
+from experiments.parsing import option_words
+from experiments.resolving import model_options, resolve
 from zeroth.records import write_json
 
 ROOT = Path(__file__).parents[1]

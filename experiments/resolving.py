@@ -1,10 +1,7 @@
-"""What a stage's options mean to the program that it starts: parsed by its real command line, with nothing built."""
+"""What a stage's options mean to the program that it starts, as its real command line understands them."""
 
 import difflib
-import importlib
-import inspect
 import json
-from argparse import ArgumentError
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,17 +12,16 @@ from pytorch_lightning.cli import LightningArgumentParser
 from torch import nn
 
 from callbacks.lineage import settings_hash
-from cli import AttackCLI, CertifyCLI, TrainCLI
-from cli.evaluation import EvaluationCLI
+from cli import TrainCLI
 from cli.faults import explain
 from cli.folders import result_settings
-from cli.parser import ZerothParser
 from cli.training import default_name
 from cli.victims import VictimOptions
 from experiments.cells import axis_number, by_option, method_settings
 from experiments.experiment import Experiment, Network, Stage
 from experiments.marks import check_marks
 from experiments.networks import PLANNED, check_victim, network_settings
+from experiments.parsing import command_line, option_words, parse, plain_config
 from experiments.table_checks import OVER
 from zeroth.records import difference, flatten
 
@@ -155,49 +151,9 @@ def _planned(before: Mapping[str, Resolved]) -> Callable[[str, Network], dict[st
     return planned
 
 
-def option_words(options: Mapping[str, Any]) -> list[str]:
-    """Turn options into words of a command line, two an option; what is no text is given as JSON.
-
-    A class or file (``attack``) comes before what is changed of it (``attack.mu``), a whole config before all.
-    """
-    words = []
-    for key, value in sorted(options.items(), key=lambda item: (item[0] != "config", item[0].count("."))):
-        words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-    return words
-
-
-def command_line(stage: Stage) -> type[TrainCLI] | type[EvaluationCLI]:
-    """The command line of a stage's program.
-
-    Raises:
-        ValueError: the study is no module of ``experiments/studies``.
-    """
-    if stage.job == "tune":
-        from cli.tuning import TuneCLI
-
-        return TuneCLI
-    if stage.job == "study":
-        try:
-            module = importlib.import_module(f"experiments.studies.{stage.study}")
-        except ModuleNotFoundError as error:
-            raise ValueError(f"study {stage.study!r} is no module of experiments/studies") from error
-        (command,) = (
-            value
-            for value in vars(module).values()
-            if inspect.isclass(value) and issubclass(value, EvaluationCLI) and value.__module__ == module.__name__
-        )
-        return command
-    commands: dict[str, type[TrainCLI] | type[EvaluationCLI]] = {
-        "train": TrainCLI,
-        "attack": AttackCLI,
-        "certify": CertifyCLI,
-    }
-    return commands[stage.job]
-
-
 def _resolve_train(stage: Stage, before: Mapping[str, Resolved]) -> Resolved:
-    parsed = _parsed(TrainCLI, option_words({**stage.options, **model_options(stage, _planned(before))}))
-    config = _plain(parsed)
+    parsed = parse(TrainCLI, option_words({**stage.options, **model_options(stage, _planned(before))}))
+    config = plain_config(parsed)
     if config.get("data") is None:
         raise ValueError("a train stage needs data: name it in its config or by the option data")
     return Resolved(
@@ -218,8 +174,8 @@ def _resolve_evaluation(name: str, stage: Stage, experiment: Experiment, before:
     victim = None if stage.victim is None else before[stage.victim]
     # The checkpoint, which is not there yet, will tell the images that its victim was trained on.
     images = [] if victim is None or "data" in options else ["--data", json.dumps(victim.data)]
-    parsed = _parsed(command_line(stage), [*images, *option_words(options)])
-    parsed.resolved = _plain(parsed)
+    parsed = parse(command_line(stage), [*images, *option_words(options)])
+    parsed.resolved = plain_config(parsed)
     # Builds the attack, the selection and the datamodule, none of which reads a file: they check their own values.
     try:
         parsed.config_init = parsed.parser.instantiate(parsed.config)
@@ -256,39 +212,6 @@ def _check_same_victim(tune: str, tuned: Mapping[str, Any], attacked: Mapping[st
             f"{found[0]} is {found[2]!r}, but {tune} tunes on {found[1]!r}: an attack is tuned on the victim that it "
             "then attacks"
         )
-
-
-def _parsed(command: Any, words: list[str]) -> Any:
-    """Parse words by a command line that builds nothing and opens no checkpoint.
-
-    Raises:
-        ValueError: an option, a file or a value is wrong.
-    """
-
-    class Parsed(command):
-        def parse_arguments(self, parser: ZerothParser, args: Any) -> None:
-            parser.exit_on_error = False
-            try:
-                self.config = parser.parse_args(args)
-            except ArgumentError as error:
-                raise ValueError(parser.explained(str(error))) from error
-
-        def _set_seed(self) -> None:
-            """Nothing: planning draws nothing."""
-
-        def before_instantiate_classes(self) -> None:
-            """Nothing: there is no folder yet."""
-
-        def instantiate_classes(self) -> None:
-            """Nothing."""
-
-    return Parsed(words)
-
-
-def _plain(parsed: Any) -> dict[str, Any]:
-    """The configuration as config.yaml will have it."""
-    parsed._dump_config()
-    return {key: value for key, value in parsed.config_dump.items() if key != "config"}
 
 
 def build_data(data: Mapping[str, Any]) -> Any:

@@ -12,8 +12,9 @@ from cli import AttackCLI, CertifyCLI
 from cli.folders import result_settings
 from experiments.experiment import Experiment
 from experiments.loading import load_experiment
+from experiments.parsing import option_words
 from experiments.plan import ROOT, Plan, make_plan
-from experiments.resolving import option_words, resolve
+from experiments.resolving import resolve
 from tests.experiments.tiny import tiny, written
 from tests.runs import digits_checkpoint
 from zeroth.records import flatten, plain
