@@ -3,8 +3,6 @@
 import functools
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -97,13 +95,6 @@ def run(command: type, *words: str | Path) -> object:
         cli = command([str(word) for word in words])
         cli.train() if isinstance(cli, TrainCLI) else cli.run()
     return cli
-
-
-def start(script: str, *words: str | Path, **environment: str) -> subprocess.CompletedProcess:
-    """Run a script in a process of its own."""
-    command = [sys.executable, str(ROOT / script), *map(str, words)]
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run(command, env=settings, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def saved(module: pl.LightningModule, file: Path) -> Path:

@@ -7,7 +7,8 @@ from datamodules import Digits
 from datamodules.optimizees import QuadraticOptimizees
 from tests import ddp_defense, ddp_optimizer
 from tests.ddp_step import network
-from tests.runs import Counted, asked, start
+from tests.runs import Counted, asked
+from tests.starts import start
 
 
 def test_two_ranks_have_the_gradient_of_one_on_the_joint_batch(tmp_path):

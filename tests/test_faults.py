@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from cli import AttackCLI, CertifyCLI, TrainCLI
-from tests.runs import QUIET, Counted, asked, counted, run, start
+from tests.runs import QUIET, Counted, asked, counted, run
+from tests.starts import start
 from zeroth.records import file_sha256, merge_records, record_path
 
 OUT_OF_REACH = ("--attack", "NESPGD", "--attack.epsilon", "0.001")  # every image spends its whole budget

@@ -12,7 +12,8 @@ import yaml
 from callbacks.tuning import read_trials
 from cli import AttackCLI, TuneCLI
 from datamodules import Digits
-from tests.runs import Counted, asked, counted, run, start
+from tests.runs import Counted, asked, counted, run
+from tests.starts import start
 from tests.victims import Shrink
 from zeroth.attacks import ZONGD
 from zeroth.oracles import ScoreOracle

@@ -13,7 +13,8 @@ from callbacks.selection import EvaluationData, Selection
 from callbacks.tasks import AttackTask, choose_targets, wrong_classes
 from cli import AttackCLI, TuneCLI
 from datamodules import Digits
-from tests.runs import asked, counted, run, start
+from tests.runs import asked, counted, run
+from tests.starts import start
 from tests.victims import Logging, Scatter, label_scatter, random_linear
 from zeroth.oracles import GradientOracle, LabelOracle, ScoreOracle
 from zeroth.oracles.goal import margin

@@ -14,7 +14,8 @@ from experiments.loading import load_experiment
 from experiments.plan import Plan, finished, make_plan
 from experiments.publish import publish
 from tests.experiments.tiny import tiny, written
-from tests.runs import QUIET, digits_checkpoint, run, start
+from tests.runs import QUIET, digits_checkpoint, run
+from tests.starts import start
 from zeroth.records import attack_summary, certificate_summary, merge_records
 
 CPU = {"trainer.accelerator": "cpu"}

@@ -18,7 +18,8 @@ from experiments.studies.image_rows import ImageRows
 from experiments.studies.reconstruction import ReconstructionCLI, ReconstructionTask
 from lightning_modules import DenoisedReconstruction, Reconstruction
 from lightning_modules.reconstruction import image_errors
-from tests.runs import QUIET, CountedHalf, asked, digits_checkpoint, run, saved, start
+from tests.runs import QUIET, CountedHalf, asked, digits_checkpoint, run, saved
+from tests.starts import start
 from zeroth.networks import DnCNN
 
 TABLE = Path(__file__).parents[2] / "configs/experiment/zo_ae_ds/table5_mnist.yaml"

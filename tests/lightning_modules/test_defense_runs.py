@@ -12,7 +12,8 @@ from cli import CertifyCLI, TrainCLI
 from cli.victims import load_checkpoint
 from datamodules import Digits
 from lightning_modules import DenoisedSmoothing
-from tests.runs import QUIET, asked, digits_checkpoint, run, saved, start
+from tests.runs import QUIET, asked, digits_checkpoint, run, saved
+from tests.starts import start
 from zeroth.networks import CheckpointClassifier, DnCNN
 from zeroth.records import file_sha256, read_records
 

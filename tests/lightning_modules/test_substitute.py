@@ -15,7 +15,8 @@ from cli.victims import load_checkpoint
 from datamodules import Digits
 from lightning_modules import Substitute
 from lightning_modules.substitute import augment
-from tests.runs import ROOT, Counted, asked, digits_checkpoint, run, start
+from tests.runs import ROOT, Counted, asked, digits_checkpoint, run
+from tests.starts import start
 from tests.victims import Linear, Logging, random_linear
 from zeroth.networks import CarliniWagnerCNN, CheckpointClassifier, DigitsCNN
 
