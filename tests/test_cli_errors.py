@@ -144,6 +144,24 @@ def test_a_victim_is_needed_and_only_one(last_line):
     assert "give the images by --data" in last_line(AttackCLI, *NGD, "--victim", "DigitsCNN")
 
 
+@pytest.mark.parametrize(
+    ("command", "words", "named"),
+    [
+        (AttackCLI, ["--attack"], "attack: the file that was given"),
+        (
+            TrainCLI,
+            ["--config", "configs/optimizer/digits_attack.yaml", "--data.init_args.victim"],
+            "data.victim: the file {} is no text: give a YAML file or one of CIFARResNet,",
+        ),
+    ],
+)
+def test_a_checkpoint_in_the_place_of_a_config_is_told(command, words, named, last_line, tmp_path):
+    binary = tmp_path / "best.ckpt"
+    binary.write_bytes(b"PK\x03\x04\x80\x02")
+    told = last_line(command, *words, binary)
+    assert named.format(binary) in told and "read by CheckpointClassifier" in told
+
+
 class Bytes(Digits):
     """Pixels in 0..255."""
 
