@@ -70,6 +70,7 @@ PROMISED = [
     ),
     "zo_l2l/fig2_small_mnist/mnist",
     "zo_l2l/meta_gradients_digits/digits",
+    *(f"zo_l2l/{table}/digits" for table in ("fig4d_mnist", "fig8_mnist", "fig9_mnist", "fig10_mnist", "table1_mnist")),
     "zo_l2l/fig3_synthetic/mnist",
     "zo_l2l/shipped_mnist/mnist",
     "cohen/mnist/mnist",
