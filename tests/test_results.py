@@ -66,6 +66,7 @@ PROMISED = [
             "peers_mnist",
             "seeds_mnist",
             "figure5_mnist",
+            "figure2_mnist",
         )
     ),
     "zo_l2l/fig2_small_mnist/mnist",
