@@ -60,6 +60,7 @@ PROMISED = [
         f"sign_opt/{table}/mnist"
         for table in (
             "table1_mnist",
+            "table1_cifar10",
             "small_budgets_mnist",
             "figure4_mnist",
             "linf_mnist",
@@ -67,6 +68,8 @@ PROMISED = [
             "seeds_mnist",
             "figure5_mnist",
             "figure2_mnist",
+            "figure7_mnist",
+            "figure5b_mnist",
         )
     ),
     "zo_l2l/fig2_small_mnist/mnist",
