@@ -90,12 +90,12 @@ def explain(message: str, options: list[str]) -> str:
         if unknown.endswith((".yaml", ".yml", ".json")) or "/" in unknown:
             return f"{option}: the file {unknown} does not exist; give a YAML file or one of {known}"
         return f"{option}: unknown class {unknown!r}; known are {known} (or a class path of your own)"
-    if "codec can't decode" in message:
+    if keys and "codec can't decode" in message:
         value = re.search(r"val='([^']+)'", message)
-        given = f"the file {value[1]}" if value else "the file that was given"
+        file = f"the file {value[1]}" if value else "the file that was given"
         classes = f" or one of {', '.join(known_classes(option))}" if option in CLASS_OPTIONS else ""
         return (
-            f"{'.'.join(keys)}: {given} is no text: give a YAML file{classes}; networks of a checkpoint of train.py "
+            f"{'.'.join(keys)}: {file} is no text: give a YAML file{classes}; networks of a checkpoint of train.py "
             "are read by CheckpointClassifier and its like, argument checkpoint"
         )
     lines = [

@@ -68,7 +68,12 @@ class ZerothParser(LightningArgumentParser):
         values = [word.partition("=")[2] or word for word in words]
         # Absolute: a file is read, and its faults are told, from its own folder.
         self._files = tuple((value, Path(value).absolute()) for value in values if value.endswith(_CONFIG_FILES))
-        return super().parse_args(words, *rest, **kwargs)
+        try:
+            return super().parse_args(words, *rest, **kwargs)
+        except UnicodeDecodeError as error:  # of --config alone: jsonargparse tells those of options as it does others
+            at = words.index("--config") if "--config" in words else -1
+            named = words[at + 1] if 0 <= at < len(words) - 1 else "that was given"
+            raise ValueError(f"config: the file {named} is no text: give a YAML file, as those of configs/") from error
 
     def _place(self, message: str) -> str:
         """Name the file that holds the key at fault; empty for one of the command line."""

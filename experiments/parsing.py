@@ -6,7 +6,7 @@ import inspect
 import json
 from argparse import ArgumentError
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from cli import AttackCLI, CertifyCLI, TrainCLI
 from cli.evaluation import EvaluationCLI
@@ -66,15 +66,16 @@ def parse(command: Any, words: list[str]) -> Any:
 @functools.cache
 def _parsing_only(command: Any) -> Any:
     """The command line that only parses; its parser is made once, which takes as long as a parse."""
-    kept: list[ZerothParser] = []
 
     class Parsed(command):
+        kept: ClassVar[ZerothParser | None] = None
+        parser: ZerothParser
+
         def setup_parser(self, *args: Any, **kwargs: Any) -> None:
-            if kept:
-                self.parser: ZerothParser = kept[0]
-            else:
+            if Parsed.kept is None:
                 super().setup_parser(*args, **kwargs)
-                kept.append(self.parser)
+                Parsed.kept = self.parser
+            self.parser = Parsed.kept
 
         def parse_arguments(self, parser: ZerothParser, args: Any) -> None:
             parser.exit_on_error = False
@@ -85,6 +86,8 @@ def _parsing_only(command: Any) -> Any:
 
         def _dump_config(self) -> None:
             """As LightningCLI's, in the faster format and without a second look at values that were just parsed."""
+            if hasattr(self, "config_dump"):
+                return
             options = {"skip_link_targets": False, "skip_unset": False, "skip_validation": True}
             self.config_dump = json.loads(self.parser.dump(self.config, format="json", **options))
 

@@ -1,5 +1,6 @@
 """Scripts in processes of their own, forked off one that has loaded their libraries, which takes longer than to run."""
 
+import atexit
 import multiprocessing
 import os
 import runpy
@@ -9,9 +10,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.runs import ROOT
+
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["cli"])  # computes nothing, so that its children can
+_SERVER.set_forkserver_preload(["cli"])  # starts no threads and asks no GPU, so that its children can
+LIMIT = 300  # seconds
 
 
 def start(script: str, *words: str | Path, **environment: str) -> subprocess.CompletedProcess:
@@ -22,10 +25,14 @@ def start(script: str, *words: str | Path, **environment: str) -> subprocess.Com
         written = [Path(folder) / name for name in ("stdout", "stderr")]
         process = _SERVER.Process(target=_become, args=(command, settings, written))
         process.start()
-        process.join(300)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired(command, 300)
+        try:
+            process.join(LIMIT)
+        finally:
+            if late := process.exitcode is None:
+                process.kill()
+                process.join()
+        if late:
+            raise subprocess.TimeoutExpired(command, LIMIT)
         texts = [path.read_text(encoding="utf-8") if path.is_file() else "" for path in written]
     return subprocess.CompletedProcess(command, process.exitcode, *texts)
 
@@ -43,4 +50,8 @@ def _become(command: Sequence[str], settings: Mapping[str, str], written: Sequen
         os.dup2(file, standard)
         os.close(file)
     sys.argv = list(command)
-    runpy.run_path(command[0], run_name="__main__")
+    sys.path.insert(0, str(Path(command[0]).parent))  # as Python does for a script
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing ends its processes without

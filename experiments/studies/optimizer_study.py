@@ -176,9 +176,9 @@ class OptimizerCLI(RuleCLI):
     def _notes(self) -> list[str]:
         """What the figures are of."""
         config = self.config_init
-        of = "One trial" if config.trials == 1 else f"Means over {config.trials} trials"
+        figures = "One trial" if config.trials == 1 else f"Means over {config.trials} trials"
         notes = [
-            f"{of} of each of the {self.unit}, which begin at the same points for all optimizers; "
+            f"{figures} of each of the {self.unit}, which begin at the same points for all optimizers; "
             f"the area is the mean loss over the start and {config.iterations} iterations. {self.ends}"
         ]
         if lost := [row["index"] for row in self.task.rows or () if "diverged" in row]:
