@@ -25,7 +25,7 @@ from zeroth.problems import Problems, minimize
 Trained = Literal["update", "query"]
 # What the seed is derived for, beyond the purposes of zeroth.meta.
 EVALUATION = 21
-FIGURES = ("loss", "area")
+FIGURES = ("loss", "area", "objective")
 
 
 class OptimizerTraining(System):
@@ -48,7 +48,9 @@ class OptimizerTraining(System):
     Logged: train_loss (the weighted mean of the problems' losses in the windows, with the regulariser), queries (so far
     in training and validation, gradients among them, one each), dropped (trajectories); and for the validation and test
     problems val_loss (after the whole horizon; infinite where one diverged), val_area (its mean over the iterations),
-    val_success where the problems tell; likewise test_*.
+    val_objective (its mean with the weights t of eq. 4), val_success where the problems tell; likewise test_*. The best
+    weights are those of the least val_objective: it is what is trained for, and the last losses of a few problems say
+    less than all of their losses.
 
     Args:
         rule: the optimizer, with the network to train: a :class:`~zeroth.optimizers.LearnedOptimizer`, or another rule
@@ -122,7 +124,7 @@ class OptimizerTraining(System):
     @property
     def monitor(self) -> str:
         """See :class:`System`."""
-        return "val_loss"
+        return "val_objective"
 
     @property
     def monitor_mode(self) -> Literal["max", "min"]:
@@ -291,7 +293,8 @@ class OptimizerTraining(System):
             indices = problems.indices[rows.cpu()[~usable.cpu()]].tolist()
             warnings.warn(f"left {split} problems {indices} out: their loss at the start is not finite", stacklevel=2)
         losses = curves.losses.masked_fill(~curves.losses.isfinite(), torch.inf)[usable]
-        told = {"loss": losses[:, -1], "area": losses.mean(1)}
+        weights = torch.arange(losses.shape[1], device=losses.device)  # 0 at the start, which no optimizer chooses
+        told = {"loss": losses[:, -1], "area": losses.mean(1), "objective": losses @ (weights / weights.sum())}
         if curves.reached is not None:
             told["success"] = curves.reached[usable, -1].float()
         for figure, values in told.items():

@@ -11,10 +11,13 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from datamodules import Digits
 from datamodules.optimizees import QuadraticOptimizees
 from lightning_modules import OptimizerTraining
+from lightning_modules.learned_optimizer import EVALUATION
 from zeroth.estimators import CGE, LearnedSampling
 from zeroth.meta import PES, TBPTT, TruncatedES
 from zeroth.networks import QueryRNN, UpdateRNN
 from zeroth.optimizers import ZOSGD, ZOSZVRG, LearnedOptimizer
+from zeroth.oracles.streams import derived_seed
+from zeroth.problems import minimize
 
 D, Q, HORIZON, WINDOW, SLOTS, WINDOWS, VAL = 4, 3, 8, 2, 5, 3, 2
 
@@ -226,6 +229,17 @@ def test_a_query_rnn_is_trained_beside_a_frozen_update_rnn_and_also_without_one(
     with pytest.raises(ValueError, match="slots must be 1 with ZOSZVRG, whose epochs want one age, got 2"):
         OptimizerTraining(rule, trained="query", horizon=4, window=2, slots=2)
     trainer(1).fit(OptimizerTraining(rule, trained="query", horizon=4, window=2, slots=1), datamodule=data())
+
+
+def test_the_best_weights_are_those_of_the_least_objective():
+    """Eq. 4 on the validation problems: the loss after iteration t with weight t."""
+    module = system(horizon=4)
+    told = trainer(1, inference_mode=False).validate(module, datamodule=data(), verbose=False)[0]
+    seed = derived_seed(0, EVALUATION)
+    losses = minimize(module.rule.eval(), data().problems("val"), torch.arange(VAL), iterations=4, seed=seed).losses
+    expected = sum(t * float(losses[:, t].mean()) for t in range(1, 5)) / (1 + 2 + 3 + 4)
+    assert told[module.monitor] == pytest.approx(expected) and module.monitor_mode == "min"
+    assert told["val_loss"] == pytest.approx(float(losses[:, 4].mean())) != told[module.monitor]
 
 
 def test_training_makes_an_optimizer_better():
