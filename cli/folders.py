@@ -10,6 +10,7 @@ import yaml
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from callbacks.lineage import LINEAGE, read_lineage, settings_hash
+from cli.checkpoints import with_shipped_hashes
 from zeroth.records.json_io import difference, plain, replacing
 
 JobType = Literal[
@@ -100,7 +101,8 @@ def name_in_sweep(name: str, settings: Mapping[str, Any]) -> str:
 def result_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a resolved configuration that decides what comes out: without the run's name, place and hardware.
 
-    The trainer's part is there for trainings alone: the rows of an evaluation do not depend on it.
+    The trainer's part is there for trainings alone: the rows of an evaluation do not depend on it. Networks that ship
+    with the package are told by their hash.
     """
     settings = {key: value for key, value in config.items() if key not in ("run", "config", "shard", "trainer")}
     if isinstance(trainer := config.get("trainer"), Mapping):
@@ -112,7 +114,7 @@ def result_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(data := settings.get("data"), Mapping) and isinstance(data.get("init_args"), Mapping):
         arguments = {key: value for key, value in data["init_args"].items() if key not in DATA_PLACE}
         settings["data"] = {**data, "init_args": arguments}
-    return settings
+    return dict(with_shipped_hashes(settings))
 
 
 def refuse_other_settings(folder: Path, settings: Mapping[str, Any], growing: Sequence[str] = ()) -> None:

@@ -12,10 +12,10 @@ from callbacks.lineage import write_lineage
 from callbacks.loggers import log_config, runs_of
 from callbacks.progress import EvaluationProgress
 from callbacks.record_writer import RecordWriter
+from cli.checkpoints import parents_in
 from cli.evaluation import EvaluationCLI
 from cli.folders import save_config
 from cli.processes import locked
-from cli.training import parents_in
 from zeroth.records.schema import Kind, RecordHeader
 
 

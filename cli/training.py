@@ -3,7 +3,7 @@
 import importlib
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import callbacks  # noqa: F401  its class names become known to the parser
 import datamodules  # noqa: F401  its class names become known to the parser
 import lightning_modules  # noqa: F401  its class names become known to the parser
 import zeroth.networks  # noqa: F401  its class names become known to the parser
-from callbacks.lineage import Lineage, parent_of
+from callbacks.lineage import Lineage
+from cli.checkpoints import checkpoints_in
 from cli.folders import JobType, RunOptions, name_in_sweep, refuse_other_settings, result_settings, save_config
 from cli.parser import PARSER, ZerothParser
 from cli.processes import tie_ranks
@@ -152,20 +153,3 @@ def job_of(model: Mapping[str, Any]) -> JobType:
     """What a system (class_path, init_args) trains, which names its folder; a victim where its class is silent."""
     module, _, name = str(model["class_path"]).rpartition(".")
     return getattr(getattr(importlib.import_module(module), name), "job", "train-victim")
-
-
-def checkpoints_in(settings: Any) -> Iterator[str]:
-    """The files that the networks of a configuration are read from, in their order: the parents of what is trained."""
-    if isinstance(settings, Mapping):
-        if isinstance(file := settings.get("checkpoint"), str):
-            yield file
-        for value in settings.values():
-            yield from checkpoints_in(value)
-    elif isinstance(settings, list):
-        for value in settings:
-            yield from checkpoints_in(value)
-
-
-def parents_in(settings: Any) -> list[dict[str, Any]]:
-    """Describe those files, each once, with their hashes: what a run is built on beside its victim's checkpoint."""
-    return [parent_of(path) for path in dict.fromkeys(checkpoints_in(settings))]

@@ -31,11 +31,11 @@ from callbacks.tuning import (
 )
 from callbacks.tuning_report import TuningProgress, log_trial, report_tuning
 from cli.attacking import add_attack_arguments, attack_name, training_images
+from cli.checkpoints import parents_in
 from cli.evaluation import EvaluationCLI
 from cli.folders import save_config
 from cli.parser import spelled
 from cli.search_space import SearchSpace, build_attack, check_ends, find_space, read_space, starting_point
-from cli.training import parents_in
 from zeroth.records import write_json
 
 EXAMPLES = """\

@@ -15,6 +15,7 @@ from datamodules.image_datamodule import Split
 from zeroth.oracles import GradientOracle, ImageStreams, Output
 from zeroth.oracles.forms import Form
 from zeroth.oracles.goal import Norm
+from zeroth.oracles.scores import classes_of
 from zeroth.problems import AttackProblems, BinaryClassification, Problems, Quadratics
 
 
@@ -216,7 +217,8 @@ class AttackOptimizees(Optimizees):
     def problems(self, split: Split, device: torch.device | str = "cpu") -> AttackProblems:
         """See :class:`Optimizees`."""
         self.victim.to(device)
-        oracle = GradientOracle(self.victim, output=self.output, max_batch=self.max_batch, device=device)
+        options: dict[str, Any] = {"output": self.output, "max_batch": self.max_batch, "device": device}
+        oracle = GradientOracle(self.victim, unreadable="nan", **options)  # one image does not end the others
         images, labels, indices = self._right(oracle, "test" if split == "test" else "val")
         first = self.sizes["train"] if split == "val" else 0
         own = slice(first, first + self.sizes[split])
@@ -235,7 +237,7 @@ class AttackOptimizees(Optimizees):
         found: list[dict[str, Any]] = []
         for start in range(0, len(order), wanted):
             items = [held[place] for place in order[start : start + wanted]]
-            answers = oracle(torch.stack([item["image"] for item in items])).argmax(1).tolist()
+            answers = classes_of(oracle(torch.stack([item["image"] for item in items]))).tolist()
             found += [item for item, label in zip(items, answers, strict=True) if label == item["label"]]
             if len(found) >= wanted:
                 break

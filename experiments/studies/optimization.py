@@ -19,6 +19,7 @@ from experiments.studies.problem_rows import problem_rows
 from experiments.studies.tuning import check_tuning
 from zeroth.optimizers.zeroth_order import ZerothOrder
 from zeroth.oracles import GradientOracle, Output, ScoreOracle
+from zeroth.oracles.scores import classes_of
 from zeroth.problems import AttackProblems
 
 EXAMPLES = """\
@@ -94,8 +95,9 @@ class OptimizationTask(OptimizerTask):
         """Measure a batch with keys image (B, C, H, W), label (B,) and index (B,): the images that are got right."""
         images, labels, indices = batch["image"], batch["label"], batch["index"]
         kind = GradientOracle if self.gradients else ScoreOracle
-        oracle = kind(self.victim, output=self.output, max_batch=self.max_batch, device=images.device)
-        right = (oracle(images).argmax(1) == labels).nonzero()[:, 0].cpu()
+        options: dict[str, Any] = {"output": self.output, "max_batch": self.max_batch, "device": images.device}
+        oracle = kind(self.victim, unreadable="nan", **options)  # one image does not end the others
+        right = (classes_of(oracle(images)) == labels).nonzero()[:, 0].cpu()
         rows: list[Row] = [
             {"index": index, "label": label, "queries": 1}
             for index, label in zip(indices.tolist(), labels.tolist(), strict=True)

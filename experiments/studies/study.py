@@ -16,9 +16,9 @@ from torch import Tensor
 from callbacks.lineage import write_lineage
 from callbacks.loggers import log_config, log_curve, runs_of
 from callbacks.tasks import EvaluationTask, Victim
+from cli.checkpoints import parents_in
 from cli.evaluation import EvaluationCLI
 from cli.folders import save_config
-from cli.training import parents_in
 from zeroth.oracles import Output, ScoreOracle
 from zeroth.records import Bootstrap, rich_table, terminal, write_json
 

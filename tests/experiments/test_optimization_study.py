@@ -14,7 +14,7 @@ from experiments.studies.image_rows import ImageRows
 from experiments.studies.optimization import OptimizationCLI, OptimizationTask
 from experiments.studies.tuning import Tuning, check_tuning, search
 from tests.runs import asked, counted, optimizer_checkpoint, run
-from tests.victims import Linear, Logging, random_linear
+from tests.victims import Linear, Logging, Moody, random_linear
 from zeroth.estimators import CGE, RGE, LearnedSampling
 from zeroth.networks import CheckpointQueryRNN, CheckpointUpdateRNN
 from zeroth.optimizers import ZOSGD, ZOSZVRG, LearnedOptimizer, ZOSignSGD
@@ -101,6 +101,8 @@ def test_an_image_of_which_a_trial_diverges_is_told_and_left_out():
     rows, others = (one.measure(BATCH) for one in (task, whole))
     assert rows[1] == {"index": 11, "label": int(LABELS[1]), "queries": 1 + 2 * 21, "diverged": 2}
     assert rows[:1] + rows[2:] == others[:1] + others[2:] and len(task.predict_step(BATCH)["losses"]) == 4
+    moody = OptimizationTask(Moody(NET, IMAGES[1]), ZOSGD(**rule), iterations=5, trials=2)
+    assert moody.measure(BATCH) == [others[0], rows[1], *others[2:]]  # the victim cannot be read there
     broken = learned()
     broken.update.output.weight.data.fill_(torch.nan)
     assert OptimizationTask(NET, broken, iterations=2, trials=1).predict_step(BATCH) == {}
@@ -211,6 +213,27 @@ def test_the_command_tunes_then_measures_and_goes_on_where_it_was_killed(tmp_pat
         lost = again if again is not None else sum(json.loads(row)["queries"] for row in rows[5:])
         assert asked(tmp_path / "log") == before + chosen + lost
         before = asked(tmp_path / "log")
+
+
+def test_the_factor_of_a_trained_optimizers_updates_is_tuned(tmp_path):
+    """Finetuning to another victim (sect. 4.3): the study is that of the factor that was best on training problems."""
+    words = ["--rule", "LearnedOptimizer", "--rule.update", "CheckpointUpdateRNN"]
+    words += ["--rule.update.checkpoint", str(optimizer_checkpoint()), "--rule.estimator", "LearnedSampling"]
+    words += ["--rule.estimator.q", "2", "--rule.estimator.mu", "1e-3", *RULE[10:], *counted(tmp_path / "log")]
+    tuned = ["--tuning.values", '{"alpha": [0.01, 100]}', "--tuning.line", "[0.5]", "--tuning.problems", "3"]
+    study = run(OptimizationCLI, *words, *tuned, "--run.name", "tuned")
+    told = json.loads((study.folder / "study.json").read_text())["tuning"]
+    losses = {trial["arguments"]["alpha"]: trial["loss"] for trial in told["trials"]}
+    assert list(losses)[:3] == [1.0, 0.01, 100] and list(losses)[3] == min(list(losses)[:3], key=losses.get) / 2
+    best = min(losses, key=losses.get)
+    assert told["chosen"] == {"alpha": best} and best != 1
+    fixed = run(OptimizationCLI, *words, "--rule.alpha", str(best), "--run.name", "fixed")
+    assert curves(fixed) == curves(study)
+
+
+def curves(study) -> list[list[float]]:
+    rows = [json.loads(row) for row in (study.folder / "rows.jsonl").read_text().splitlines()[1:]]
+    return [row["losses"] for row in rows if "losses" in row]
 
 
 def test_an_argument_that_the_rule_does_not_take_is_refused_at_the_start(tmp_path, last_line):

@@ -9,12 +9,14 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from datamodules import Digits
-from datamodules.optimizees import QuadraticOptimizees
+from datamodules.optimizees import AttackOptimizees, QuadraticOptimizees
 from lightning_modules import OptimizerTraining
 from lightning_modules.learned_optimizer import EVALUATION
+from tests.runs import digits_checkpoint
+from tests.victims import Moody
 from zeroth.estimators import CGE, LearnedSampling
 from zeroth.meta import PES, TBPTT, TruncatedES
-from zeroth.networks import QueryRNN, UpdateRNN
+from zeroth.networks import CheckpointClassifier, QueryRNN, UpdateRNN
 from zeroth.optimizers import ZOSGD, ZOSZVRG, LearnedOptimizer
 from zeroth.oracles.streams import derived_seed
 from zeroth.problems import minimize
@@ -166,6 +168,21 @@ def test_a_problem_that_is_not_finite_is_dropped_named_and_counted(method):
     assert all(parameter.isfinite().all() for parameter in module.rule.parameters())
     assert fit.callback_metrics["val_loss"].isfinite()
     assert 2 not in module._trajectories.rows[module._trajectories.ages > 0]
+
+
+def test_an_attack_whose_victim_cannot_be_read_is_dropped_too():
+    """The victim answers NaN around one training image: that trajectory ends, and the others go on."""
+    victim = CheckpointClassifier(str(digits_checkpoint()))
+    image, index = (getattr(attacks(victim).problems("train"), name)[1] for name in ("images", "indices"))
+    module, fit = system(horizon=4, slots=3), trainer(2)
+    with pytest.warns(UserWarning, match=rf"dropped 1 .* problems \[{index}\] after \[0\] to 2 more iterations"):
+        fit.fit(module, datamodule=attacks(Moody(victim, image)))
+    assert set(module.dropped) == {int(index)} and fit.callback_metrics["val_loss"].isfinite()
+    assert all(parameter.isfinite().all() for parameter in module.rule.parameters())
+
+
+def attacks(victim):
+    return AttackOptimizees(Digits(), victim, train=3, val=1, test=1, windows=2)
 
 
 def test_a_window_with_a_broken_problem_is_that_of_the_others():

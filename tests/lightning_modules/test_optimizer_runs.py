@@ -8,8 +8,9 @@ import yaml
 
 from cli import TrainCLI
 from cli.victims import load_checkpoint
-from tests.runs import QUIET, digits_checkpoint, run
+from tests.runs import QUIET, digits_checkpoint, optimizer_checkpoint, run
 from zeroth.networks import CheckpointQueryRNN, CheckpointUpdateRNN, UpdateRNN
+from zeroth.records.schema import file_sha256
 
 
 def config_of(folder, name, **arguments):
@@ -65,3 +66,15 @@ def test_both_networks_are_trained_one_beside_the_other(tmp_path):
     training, validation = 4 * 3 * 2 * (2 + 1 + 1), 2 * 2 * (4 * 3 + 1)
     chosen = asked - training - validation  # the images that the victim was asked about, for both splits
     assert 14 <= chosen <= 40
+
+
+def test_a_trained_optimizer_is_trained_on(tmp_path):
+    """Finetuning: four steps of Adam at 1e-3 move no weight by more than .004, and the file is a parent."""
+    start = {"update": {"class_path": "CheckpointUpdateRNN", "init_args": {"checkpoint": str(optimizer_checkpoint())}}}
+    tuned = run(TrainCLI, "--config", config_of(tmp_path, "tuned", rule=start), *QUIET)
+    before = CheckpointUpdateRNN(str(optimizer_checkpoint())).state_dict()
+    after = CheckpointUpdateRNN(str(tuned.folder / "checkpoints" / "last.ckpt")).state_dict()
+    moves = torch.cat([(after[name] - before[name]).abs().flatten() for name in before])
+    assert moves.mean() > 0 and moves.max() < 0.0041
+    parents = json.loads((tuned.folder / "lineage.json").read_text())["parents"]
+    assert parents[0]["sha256"] == file_sha256(optimizer_checkpoint())

@@ -20,26 +20,47 @@ T, D, PENALTY = 5, 4, 0.1
 
 
 class Replayed(LearnedSampling):
-    """Gives the estimates that it gave at first, whatever it is asked: common draws, and constants to the rule."""
+    """Gives the estimates that it gave at first, whatever it is asked: common draws, and constants to the rule.
+
+    Where a QueryRNN widens the directions, g = |sigma| m: m is the constant, and g goes on changing with sigma.
+    """
 
     def __init__(self, **options) -> None:
         super().__init__(**options)
         self.kept, self.place = [], None
 
     def __call__(self, f, x, **options):
+        sigma = options.get("sigma")
+        width = torch.ones(()) if sigma is None else sigma.abs()
         if self.place is None:
-            self.kept.append(super().__call__(f, x, **options).detach())
-            return self.kept[-1]
-        self.place += 1
-        f(x.unsqueeze(1))  # for the value
-        return self.kept[(self.place - 1) % len(self.kept)]
+            self.kept.append((super().__call__(f, x, **options) / width).detach())
+        else:
+            self.place += 1
+            f(x.unsqueeze(1))  # for the value
+        return width * self.kept[-1 if self.place is None else (self.place - 1) % len(self.kept)]
 
 
-def setting(trained, kind=LearnedSampling):
+class Unmoved(QueryRNN):
+    """Sees what it saw at first, as its inputs are constants to a meta-gradient."""
+
+    def __init__(self, **options) -> None:
+        super().__init__(**options)
+        self.kept, self.place = [], None
+
+    def forward(self, gradient, update, memory):
+        if self.place is None:
+            self.kept.append((gradient.detach(), update.detach()))
+        else:
+            self.place += 1
+        seen = self.kept[-1 if self.place is None else (self.place - 1) % len(self.kept)]
+        return super().forward(*seen, memory)
+
+
+def setting(trained, kind=LearnedSampling, sampler=QueryRNN):
     torch.manual_seed(0)
     estimator = kind(q=3, mu=1e-2)
     rule = LearnedOptimizer(
-        update=UpdateRNN(hidden=3), query=QueryRNN(hidden=3) if trained == "query" else None, estimator=estimator
+        update=UpdateRNN(hidden=3), query=sampler(hidden=3) if trained == "query" else None, estimator=estimator
     )
     with torch.no_grad():  # an untrained network moves by next to nothing
         rule.update.output.weight.mul_(10)
@@ -74,13 +95,15 @@ def test_it_is_the_gradient_of_a_graph_that_holds_the_problems_too(trained):
     assert (outcome.losses - total).abs().max() < 1e-3 and (trained == "query") == bool(step.offset is not None)
 
 
-def test_it_is_the_finite_difference_of_the_meta_loss_with_common_draws():
-    """Along ten directions of the UpdateRNN's 51 parameters, the estimates being held as they were."""
-    task, of = setting("update", Replayed)
+@pytest.mark.parametrize(("trained", "size"), [("update", 51), ("query", 63)])
+def test_it_is_the_finite_difference_of_the_meta_loss_with_common_draws(trained, size):
+    """Along ten directions of a network's parameters, what the estimates take from the problems being held."""
+    task, of = setting(trained, Replayed, Unmoved)
     outcome = TBPTT()(task, of)
     found = nn.utils.parameters_to_vector(torch.autograd.grad(outcome.loss, task.parameters)).double()
-    estimator = task.rule.estimator
-    estimator.place, step = 0, 3e-3
+    for held in (task.rule.estimator, task.rule.query or task.rule.estimator):
+        held.place = 0
+    step = 3e-3
     start = nn.utils.parameters_to_vector(task.parameters).detach()
     directions = torch.randn(10, len(start), generator=torch.Generator().manual_seed(1))
     slopes = []
@@ -90,6 +113,6 @@ def test_it_is_the_finite_difference_of_the_meta_loss_with_common_draws():
             nn.utils.vector_to_parameters(start + sign * step * direction, task.parameters)
             losses.append(TBPTT()(task, of).losses.double().mean())
         slopes.append((losses[0] - losses[1]) / (2 * step))
-    assert len(start) == 51
     along = directions.double() @ found
+    assert len(start) == size and along.norm() > 0.1
     assert (torch.stack(slopes) - along).norm() < 0.01 * along.norm()

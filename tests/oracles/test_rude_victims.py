@@ -9,6 +9,7 @@ import torch
 from tests.victims import Logging, Scatter, random_linear
 from zeroth.attacks import ZONGD
 from zeroth.oracles import GradientOracle, Journal, LabelOracle, ScoreOracle, VictimError
+from zeroth.oracles.scores import classes_of
 
 NET = random_linear(5, 16)
 IMAGES = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -102,6 +103,26 @@ def test_victims_of_another_precision_are_asked_in_it_and_read_in_float32(dtype)
 def test_answers_that_are_no_scores_are_named(oracle, answer, message):
     with pytest.raises(VictimError, match=message):
         oracle(lambda images: answer)(IMAGES)
+
+
+def test_what_cannot_be_read_may_be_passed_on_beside_the_others():
+    """NaN and +inf make rows of NaN, one -inf a class that is ruled out; what is left must be what was declared."""
+    scores = NET(IMAGES).clone()
+    scores[0, 2], scores[1, 0], scores[2, 1] = math.nan, math.inf, -math.inf
+    oracle = ScoreOracle(lambda images: scores, unreadable="nan")
+    answers = oracle(IMAGES)
+    assert answers.isnan().all(1).tolist() == [True, True] + [False] * 4 and oracle.queries == 6
+    assert torch.allclose(answers[3:], NET(IMAGES[3:]).float().log_softmax(1))
+    rest = NET(IMAGES[2:3]).masked_fill(torch.arange(5) == 1, -math.inf).argmax(1)
+    assert classes_of(answers).tolist() == [-1, -1, int(rest), *LABELS[3:].tolist()]
+    with pytest.raises(VictimError, match="returned NaN scores for 2 of 6 images"):
+        ScoreOracle(lambda images: scores)(IMAGES)
+    with pytest.raises(VictimError, match="declare output='probabilities'"):
+        ScoreOracle(lambda images: scores.softmax(1), unreadable="nan")(IMAGES)
+    with pytest.raises(VictimError, match="returned scores of shape"):
+        ScoreOracle(lambda images: scores[:2], unreadable="nan")(IMAGES)
+    with pytest.raises(ValueError, match="unreadable must be 'raise' or 'nan', got 'skip'"):
+        ScoreOracle(NET, unreadable="skip")
 
 
 def test_an_abstention_needs_a_class_of_its_own():

@@ -17,6 +17,21 @@ SHIPPED = Path(__file__).with_name("zo_lstm_mnist.safetensors")
 PARTS = {"update": "UpdateRNN", "query": "QueryRNN"}
 
 
+def shipped_optimizer() -> str:
+    """Return the file of the UpdateRNN and QueryRNN that ship with the package, which were trained on MNIST attacks.
+
+    Raises:
+        FileNotFoundError: this copy of the package has none.
+    """
+    if not SHIPPED.is_file():
+        raise FileNotFoundError(
+            f"this copy of the package ships no {SHIPPED.name}: give the checkpoint of an optimizer of your own, "
+            f"runs/{JOB}/<name>/checkpoints/best.ckpt, or put one in its place by "
+            "python -m experiments.ship_optimizer CHECKPOINT"
+        )
+    return str(SHIPPED)
+
+
 class CheckpointUpdateRNN(UpdateRNN):
     """The UpdateRNN of an optimizer that train.py meta-trained: to train a QueryRNN beside it, or to finetune it.
 
@@ -29,8 +44,10 @@ class CheckpointUpdateRNN(UpdateRNN):
         ValueError: it is no checkpoint of an optimizer, or has no UpdateRNN.
     """
 
+    default_checkpoint = staticmethod(shipped_optimizer)
+
     def __init__(self, checkpoint: str | None = None) -> None:
-        source = checkpoint or shipped_optimizer()
+        source = checkpoint or self.default_checkpoint()
         weights = _weights(source, "update")
         super().__init__(hidden=weights["output.weight"].shape[1])
         self.checkpoint = checkpoint
@@ -49,27 +66,14 @@ class CheckpointQueryRNN(QueryRNN):
         ValueError: it is no checkpoint of an optimizer, or has no QueryRNN.
     """
 
+    default_checkpoint = staticmethod(shipped_optimizer)
+
     def __init__(self, checkpoint: str | None = None) -> None:
-        source = checkpoint or shipped_optimizer()
+        source = checkpoint or self.default_checkpoint()
         weights = _weights(source, "query")
         super().__init__(hidden=weights["output.weight"].shape[1])
         self.checkpoint = checkpoint
         fill(self, weights, source)
-
-
-def shipped_optimizer() -> str:
-    """Return the file of the UpdateRNN and QueryRNN that ship with the package, which were trained on MNIST attacks.
-
-    Raises:
-        FileNotFoundError: this copy of the package has none.
-    """
-    if not SHIPPED.is_file():
-        raise FileNotFoundError(
-            f"this copy of the package ships no {SHIPPED.name}: give the checkpoint of an optimizer of your own, "
-            f"runs/{JOB}/<name>/checkpoints/best.ckpt, or put one in its place by "
-            "python -m experiments.ship_optimizer CHECKPOINT"
-        )
-    return str(SHIPPED)
 
 
 def export_optimizer(checkpoint: str, file: Path, *, told: Mapping[str, str] | None = None) -> None:

@@ -7,7 +7,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from zeroth.oracles.journal import Journal
 from zeroth.oracles.scores import (
     Output,
+    Unreadable,
     VictimError,
     as_tensor,
     check_declared,
@@ -24,6 +25,7 @@ from zeroth.oracles.scores import (
     check_scores,
     name_of,
     to_log_probabilities,
+    unreadable,
 )
 
 # Measured: on CPU larger batches fall out of the cache and are slower; a GPU wants thousands of small images.
@@ -174,21 +176,38 @@ class Oracle(ABC):
     def read(self, scores: Any, images: int) -> Tensor:
         """Turn what the model returned for ``images`` images into this oracle's answers."""
 
-    def _check(self, scores: Any, images: int, declared: bool = True) -> Tensor:
-        scores = check_scores(scores, images, self.num_classes, self.model)
-        if declared and not self._declared:
-            check_declared(scores.detach(), self.output, self.model)
+    def _check(self, scores: Any, images: int, declared: bool = True, unreadable_rows: Unreadable = "raise") -> Tensor:
+        scores = check_scores(scores, images, self.num_classes, self.model, unreadable_rows=unreadable_rows)
+        if declared and not self._declared and len(readable := scores.detach()[~unreadable(scores)]):
+            check_declared(readable, self.output, self.model)
             self._declared = True
         self.num_classes = scores.shape[1]
         return scores
 
 
 class ScoreOracle(Oracle):
-    """Answers log-probabilities (N, K), float32."""
+    """Answers log-probabilities (N, K), float32.
+
+    Args:
+        model: see :class:`Oracle`.
+        unreadable: what becomes of scores with NaN or +inf: "raise" a VictimError, or a row of "nan" in the answer,
+            where the images are problems of their own and one is not to end the others.
+        options: of :class:`Oracle`.
+    """
+
+    def __init__(self, model: Callable[[Tensor], Any], *, unreadable: Unreadable = "raise", **options: Any) -> None:
+        super().__init__(model, **options)
+        if unreadable not in get_args(Unreadable):
+            raise ValueError(f"unreadable must be 'raise' or 'nan', got {unreadable!r}")
+        self.unreadable: Unreadable = unreadable
 
     def read(self, scores: Any, images: int) -> Tensor:
         """See :class:`Oracle`."""
-        return to_log_probabilities(self._check(scores, images).float(), self.output).to(self.device)
+        scores = self._check(scores, images, unreadable_rows=self.unreadable)
+        answers = to_log_probabilities(scores.float(), self.output)
+        if self.unreadable == "nan":
+            answers = answers.masked_fill(unreadable(scores).unsqueeze(1), torch.nan)
+        return answers.to(self.device)
 
 
 class LabelOracle(Oracle):

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 Output = Literal["logits", "probabilities", "log_probabilities"]
+# What becomes of scores that cannot be read, see unreadable(): an error, or a row of NaN among those of other images.
+Unreadable = Literal["raise", "nan"]
 
 # Smallest probability that is told apart from zero: log(1e-30), the constant of the published ZOO program. It keeps the
 # margin of a saturated victim finite.
@@ -45,7 +47,9 @@ def as_tensor(answer: Any, model: Any) -> Tensor:
     return tensor
 
 
-def check_scores(scores: Any, images: int, classes: int | None, model: Any) -> Tensor:
+def check_scores(
+    scores: Any, images: int, classes: int | None, model: Any, *, unreadable_rows: Unreadable = "raise"
+) -> Tensor:
     """Return ``scores`` as a tensor (N, K) of its own dtype, or raise VictimError naming the model and the fault.
 
     Args:
@@ -53,6 +57,7 @@ def check_scores(scores: Any, images: int, classes: int | None, model: Any) -> T
         images: N, how many images it was asked.
         classes: K of its earlier answers, None before the first.
         model: the victim, for the message.
+        unreadable_rows: "nan" leaves them to the caller.
     """
     scores = as_tensor(scores, model)
     if (
@@ -66,7 +71,7 @@ def check_scores(scores: Any, images: int, classes: int | None, model: Any) -> T
             f"victim {name_of(model)} returned scores of shape {tuple(scores.shape)}, expected {expected}"
         )
     bad = unreadable(scores)
-    if bool(bad.any()):
+    if unreadable_rows == "raise" and bool(bad.any()):
         kind = "NaN" if bool(scores.isnan().any()) else "infinite"
         raise VictimError(f"victim {name_of(model)} returned {kind} scores for {int(bad.sum())} of {images} images")
     return scores
@@ -75,6 +80,11 @@ def check_scores(scores: Any, images: int, classes: int | None, model: Any) -> T
 def unreadable(scores: Tensor) -> Tensor:
     """(N,) bool: rows of scores (N, K) with NaN or +inf, or nothing but -inf (one -inf only rules its class out)."""
     return ~scores.amax(1).isfinite()
+
+
+def classes_of(answers: Tensor) -> Tensor:
+    """(N,) int64: the classes of log-probabilities (N, K), -1 where they are NaN."""
+    return answers.argmax(1).masked_fill(answers.isnan().any(1), -1)
 
 
 def check_declared(scores: Tensor, output: Output, model: Any) -> None:

@@ -29,8 +29,9 @@ class AttackProblems(Problems):
     :math:`x = (1 + \tanh(w_0 + \theta)) / 2` ("tanh", the paper's text), :math:`w_0` being the image in tanh space.
     With ``size``, theta is smaller than the image and scaled up bilinearly before it is added (appendix C.1).
 
-    A value costs one query of the oracle, which counts and may bound them; a victim that answers NaN ends the run.
-    Gradients are the box's own, one query each.
+    A value costs one query of the oracle, which counts and may bound them; gradients are the box's own, one query each.
+    Where the victim's scores cannot be read, the value is NaN if the oracle says so (``unreadable="nan"``); else the
+    run ends.
 
     Args:
         oracle: of the victim; a :class:`~zeroth.oracles.GradientOracle` where true gradients are wanted.

@@ -16,6 +16,7 @@ from zeroth.attacks.losses import check_kappa, hinge
 from zeroth.estimators import LearnedSampling
 from zeroth.estimators.estimator import Function
 from zeroth.networks import CheckpointQueryRNN, CheckpointUpdateRNN
+from zeroth.networks.checkpoint_rnns import shipped_optimizer
 from zeroth.optimizers import LearnedOptimizer
 from zeroth.oracles import Oracle, ScoreOracle, Trial, distance
 from zeroth.oracles.forms import Form, inner_of, outer_of
@@ -54,6 +55,7 @@ class LearnedZO(Attack):
 
     oracle_type: ClassVar[type[Oracle]] = ScoreOracle
     stop_at_success: ClassVar[bool] = False
+    default_checkpoint = staticmethod(shipped_optimizer)
 
     def __init__(
         self,
