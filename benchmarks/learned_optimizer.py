@@ -33,6 +33,7 @@ CASES: dict[str, tuple[type[nn.Module], tuple[int, int, int]]] = {
     "MNIST, C&W": (CarliniWagnerCNN, (1, 28, 28)),
 }
 Q, WINDOW, HORIZON = 20, 20, 200  # the paper's
+COLUMNS = ("job", "B", "problem-steps/s", "queries/s", "floor/s", "x floor", "x B = 1", "outside", "KiB a step")
 # What a problem is asked in an iteration: values, and in training the true gradient too.
 ASKED = {"evaluation": Q + 1, "UpdateRNN": Q + 2, "QueryRNN": Q + 2}
 
@@ -107,18 +108,25 @@ def main(counts: Sequence[int] = (1, 10, 32), seconds: float = 10.0, victims: Se
             torch.manual_seed(0)
             victim = TimedVictim(network()).to(device)
             table = Table(title=f"Learned optimizer, {name}, {device_name(device)}", title_justify="left")
-            for column in ("job", "B", "problem-steps/s", "queries/s", "floor/s", "x floor", "outside", "KiB a step"):
+            for column in COLUMNS:
                 table.add_column(column, justify="left" if column == "job" else "right")
             for job in ASKED:
                 one = optimizer_job(job, victim, shape)
                 costs = sweep([(one, count) for count in counts], victim, shape, seconds=seconds, gradient=True)
+                alone = next((cost for cost in costs if cost.images == 1), None)
                 for cost in costs:
-                    table.add_row(job, *row_of(job, cost))
+                    table.add_row(job, *row_of(job, cost, alone))
             Console().print(table)
 
 
-def row_of(job: str, cost: Cost) -> list[str]:
-    """Return a line of the table: memory is that of a problem's iteration in a window, whose graph training holds."""
+def row_of(job: str, cost: Cost, alone: Cost | None) -> list[str]:
+    """Return a line of the table: memory is that of a problem's iteration in a window, whose graph training holds.
+
+    Args:
+        job: one of ``ASKED``.
+        cost: of B problems at a time.
+        alone: of one problem at a time, to whose rate it is set in relation; None where that was not measured.
+    """
     held = cost.memory / (cost.images * (1 if job == "evaluation" else WINDOW))
     return [
         f"{cost.images:,}",
@@ -126,6 +134,7 @@ def row_of(job: str, cost: Cost) -> list[str]:
         f"{cost.rate:,.0f}",
         f"{cost.floor:,.0f}",
         f"{1 / cost.ratio:.2f}",
+        "-" if alone is None else f"{cost.rate / alone.rate:.1f}",
         f"{cost.outside:.0%}",
         f"{held / 1024:,.0f}",
     ]

@@ -13,6 +13,8 @@ from zeroth.optimizers import ZOSGD, ZOSZVRG, LearnedOptimizer
 from zeroth.oracles import ScoreOracle
 from zeroth.problems import AttackProblems, BinaryClassification, Quadratics, minimize, unroll
 
+NET = random_linear(3, 9)
+IMAGES = torch.rand(3, 1, 3, 3, generator=torch.Generator().manual_seed(0))
 ROWS = torch.tensor([2, 0])
 
 
@@ -45,9 +47,8 @@ def test_descent_by_exact_gradients_is_the_closed_form():
 
 
 def test_the_victim_is_asked_the_optimizers_queries_and_one_more():
-    images = torch.rand(3, 1, 3, 3, generator=torch.Generator().manual_seed(0))
-    victim = Logging(random_linear(3, 9))
-    problems = AttackProblems(ScoreOracle(victim), images, random_linear(3, 9)(images).argmax(1))
+    victim = Logging(NET)
+    problems = AttackProblems(ScoreOracle(victim), IMAGES, NET(IMAGES).argmax(1))
     curves = minimize(learned(), problems, torch.arange(3), iterations=4, seed=0)
     assert curves.queries == 4 * 5
     assert victim.seen == problems.queries == 3 * (4 * 5 + 1)
@@ -58,14 +59,17 @@ def test_the_victim_is_asked_the_optimizers_queries_and_one_more():
 
 @pytest.mark.parametrize(
     ("rule", "rounding"),
-    # The LSTM's rows are those of all problems: how its kernels cut them up decides the last bits.
-    [(learned(), 1e-5), (ZOSGD(delta=0.4, estimator=RGE(q=3, mu=1e-3)), 0.0)],
+    [(learned(), 1e-5), (ZOSGD(delta=0.4, estimator=RGE(q=3, mu=1e-3)), 0.0)],  # the LSTM's last bits may differ
     ids=["learned", "sgd"],
 )
 @pytest.mark.parametrize(
     "problems",
-    [Quadratics(range(3), dimension=8), BinaryClassification(range(3), dimension=8, samples=40, minibatch=5)],
-    ids=["quadratics", "classification"],
+    [
+        Quadratics(range(3), dimension=8),
+        BinaryClassification(range(3), dimension=8, samples=40, minibatch=5),
+        AttackProblems(ScoreOracle(NET), IMAGES, NET(IMAGES).argmax(1)),
+    ],
+    ids=["quadratics", "classification", "attacks"],
 )
 def test_a_trajectory_does_not_depend_on_its_neighbours(rule, rounding, problems):
     both = minimize(rule, problems, ROWS, iterations=6, seed=1)

@@ -15,5 +15,5 @@ class ZOSignSGD(Descent):
     """
 
     def move(self, gradient: Tensor, state: State, *, iteration: int) -> Tensor:
-        """Go against the signs of the estimate."""
-        return -gradient.sign()
+        """Go against the signs of the estimate; NaN stays NaN, of which torch says that its sign is 0."""
+        return -gradient.sign().where(~gradient.isnan(), gradient)
