@@ -12,8 +12,8 @@ from zeroth.networks.query_rnn import QueryRNN
 from zeroth.networks.update_rnn import UpdateRNN
 
 JOB = "train-optimizer"
-# Trained on attacks of the small MNIST victim, by configs/optimizer/mnist_attack.yaml and then mnist_attack_query.yaml as
-# they were before their learning rates decayed; the file's metadata has the settings.
+# Trained on attacks of the small MNIST victim by configs/optimizer/mnist_attack.yaml, then mnist_attack_query.yaml,
+# before these let the learning rate decay: the metadata of the file has the settings.
 SHIPPED = Path(__file__).with_name("zo_lstm_mnist.safetensors")
 PARTS = {"update": "UpdateRNN", "query": "QueryRNN"}
 
