@@ -77,6 +77,7 @@ PROMISED = [
     *(f"zo_l2l/{table}/digits" for table in ("fig4d_mnist", "fig8_mnist", "fig9_mnist", "fig10_mnist", "table1_mnist")),
     "zo_l2l/fig3_synthetic/mnist",
     "zo_l2l/shipped_mnist/mnist",
+    "zo_l2l/shipped_mnist/digits",
     "cohen/mnist/mnist",
 ]
 # Folders that begin with a dot are those of a publishing that was killed.
