@@ -43,14 +43,12 @@ class OptimizerTraining(System):
     names its problem, and the slot takes another one. Trajectories in play are in the checkpoint: a training that was
     killed takes the steps that it would have taken, to the bit on a CPU.
 
-    Clip by value as the paper's program: ``trainer.gradient_clip_val: 1.0``, ``gradient_clip_algorithm: value``.
-
-    Logged: train_loss (the weighted mean of the problems' losses in the windows, with the regulariser), queries (so far
-    in training and validation, gradients among them, one each), dropped (trajectories); and for the validation and test
+    Clip by value as the paper's program: ``trainer.gradient_clip_val: 1.0``, ``gradient_clip_algorithm: value``. Logged
+    are train_loss (the weighted mean of the problems' losses in the windows, with the regulariser), queries (so far in
+    training and validation, gradients among them, one each), dropped (trajectories); and for the validation and test
     problems val_loss (after the whole horizon; infinite where one diverged), val_area (its mean over the iterations),
-    val_objective (its mean with the weights t of eq. 4), val_success where the problems tell; likewise test_*. The best
-    weights are those of the least val_objective: it is what is trained for, and the last losses of a few problems say
-    less than all of their losses.
+    val_objective (its mean with the weights t of eq. 4, of which the least tells the best weights: the last losses of a
+    few problems are noise), val_success where the problems tell; likewise test_*.
 
     Args:
         rule: the optimizer, with the network to train: a :class:`~zeroth.optimizers.LearnedOptimizer`, or another rule
@@ -293,7 +291,7 @@ class OptimizerTraining(System):
             indices = problems.indices[rows.cpu()[~usable.cpu()]].tolist()
             warnings.warn(f"left {split} problems {indices} out: their loss at the start is not finite", stacklevel=2)
         losses = curves.losses.masked_fill(~curves.losses.isfinite(), torch.inf)[usable]
-        weights = torch.arange(losses.shape[1], device=losses.device)  # 0 at the start, which no optimizer chooses
+        weights = torch.arange(losses.shape[1], device=losses.device)
         told = {"loss": losses[:, -1], "area": losses.mean(1), "objective": losses @ (weights / weights.sum())}
         if curves.reached is not None:
             told["success"] = curves.reached[usable, -1].float()
