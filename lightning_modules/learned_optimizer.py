@@ -47,8 +47,7 @@ class OptimizerTraining(System):
     are train_loss (the weighted mean of the problems' losses in the windows, with the regulariser), queries (so far in
     training and validation, gradients among them, one each), dropped (trajectories); and for the validation and test
     problems val_loss (after the whole horizon; infinite where one diverged), val_area (its mean over the iterations),
-    val_objective (its mean with the weights t of eq. 4, of which the least tells the best weights: the last losses of a
-    few problems are noise), val_success where the problems tell; likewise test_*.
+    val_objective (with the weights t of eq. 4; the least is the best), val_success where they tell; likewise test_*.
 
     Args:
         rule: the optimizer, with the network to train: a :class:`~zeroth.optimizers.LearnedOptimizer`, or another rule
